@@ -1,0 +1,69 @@
+"""What every container driver does. Every verb may be repeated: doing it twice is doing it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from nebh.model.instance import CheckResult, Observed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerPlan:
+    """Everything that makes a container. tree: the materialised root file system on the host; config: OCI config.json
+    from `oci_config.render_config`; uid_base: first host id of its range (65,536 long); etc_files: contents by name
+    below /etc; log_bytes: of all log files together; log_files: how many are kept."""
+
+    instance: str
+    tree: Path
+    config: bytes
+    uid_base: int
+    etc_files: dict[str, bytes] = field(default_factory=dict)
+    log_bytes: int = 40 * 1024 * 1024
+    log_files: int = 4
+
+
+class ContainerDriver(Protocol):
+    """Creates, starts, watches and removes containers.
+
+    Errors are Failed (with what the runtime said) or Broken. Nothing here needs the driver to live on: containers
+    outlive the process that made them and are found again by `list` and `observe`.
+    """
+
+    def create(self, plan: ContainerPlan) -> Observed:
+        """Make everything but the exec: afterwards its status is `created`. A leftover of the same id goes first."""
+        ...
+
+    def start(self, instance: str) -> Observed:
+        """Let a created container run; a running one is left alone."""
+        ...
+
+    def observe(self, instance: str) -> Observed:
+        """Say what is there now; never raises for an absent one."""
+        ...
+
+    def list(self) -> tuple[str, ...]:
+        """Return the ids of everything of ours that the runtime, conmon or our folders know of."""
+        ...
+
+    def signal(self, instance: str, name: str) -> None:
+        """Send a signal (`TERM`, `HUP`, `KILL`) to the first process; a stopped one is left alone."""
+        ...
+
+    def delete(self, instance: str) -> None:
+        """Kill and remove every trace but the logs: processes, cgroup, runtime state, bundle."""
+        ...
+
+    def check(self, instance: str, argv: tuple[str, ...], timeout_ms: int) -> CheckResult:
+        """Run a declared check inside, as confined as the container itself."""
+        ...
+
+    def watch(self, instance: str) -> int:
+        """Return a file descriptor that becomes readable when conmon ends, -1 when it has ended already. The caller
+        closes it."""
+        ...
+
+    def rotate_logs(self, instance: str) -> int:
+        """Rename and reopen the log when it is over its share. Returns bytes now kept in all its files."""
+        ...

@@ -1,0 +1,40 @@
+"""What every network driver does: routed veths, one nftables table of ours, nothing of anybody else's."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nebh.model.network import LinkPlan, NetworkRules
+
+
+class NetworkDriver(Protocol):
+    """All verbs may be repeated. Errors are Failed with what `ip` or `nft` said."""
+
+    def ensure(self, subnets: tuple[str, ...]) -> None:
+        """Make what all links share: forwarding, the resolver's addresses, the table."""
+        ...
+
+    def attach(self, link: LinkPlan) -> str:
+        """Make a network namespace joined to the host by `link` (an old link of that name goes first) and return a
+        path that names it, valid until `hand_over` or the driver's end."""
+        ...
+
+    def hand_over(self, link_name: str) -> None:
+        """Forget the namespace: from now on the container that was created in it keeps it alive."""
+        ...
+
+    def detach(self, link_name: str) -> None:
+        """Remove a link; an absent one is fine."""
+        ...
+
+    def links(self) -> tuple[str, ...]:
+        """Return the names of our links on the host (the shared ones excepted)."""
+        ...
+
+    def apply(self, rules: NetworkRules) -> None:
+        """Replace the whole table in one transaction."""
+        ...
+
+    def remove(self) -> None:
+        """Take away everything `ensure` and `apply` made."""
+        ...

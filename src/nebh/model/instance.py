@@ -1,0 +1,57 @@
+"""An instance: one container of one release, and the node facts its configuration is a function of (N12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceFacts:
+    """The executor's own facts. uid_base: first host id of the service's range; root: path at which the launcher
+    mounts the id-mapped tree; netns: path of the network namespace; cgroup: OCI cgroupsPath; cgroup_v2: version;
+    etc_files: host paths by the path below /etc they are bound to (resolv.conf, hosts, hostname)."""
+
+    instance: str
+    replica: int
+    uid_base: int
+    root: str
+    netns: str
+    cgroup: str
+    cgroup_v2: bool
+    hostname: str
+    address4: str
+    address6: str
+    etc_files: dict[str, str]
+
+
+class Status(StrEnum):
+    """What the runtime says of a container."""
+
+    ABSENT = "absent"
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A container as found. pid: of its first process; started: its start time in clock ticks since boot (with pid it
+    names the process for ever); exit_code: None while unknown, 128+n for signal n; conmon_alive False with a running
+    container means its exit code will never be known."""
+
+    instance: str
+    status: Status
+    pid: int = 0
+    started: int = 0
+    exit_code: int | None = None
+    oom: bool = False
+    conmon_alive: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What one check said; detail is for people."""
+
+    ok: bool
+    detail: str

@@ -1,0 +1,124 @@
+"""Statements in DSSE envelopes: what controllers choose, operators order and nodes report.
+
+Payload types: `application/vnd.nebh.<kind>.v1+json` with kind assignment | order | receipt | transport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """prepare: get everything ready, change nothing visible. run: make it the running release. restart: new
+    instances of the same release. withdraw: stop here (spread services only)."""
+
+    PREPARE = "prepare"
+    RUN = "run"
+    RESTART = "restart"
+    WITHDRAW = "withdraw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """The controller's choice inside signed bounds. `seq` rises per node; `nonce` is the command's, hex."""
+
+    cluster_id: str
+    node_id: str
+    seq: int
+    assignment_id: str
+    nonce: str
+    service: str
+    epoch: int
+    counter: int
+    replicas: int
+    phase: Phase
+
+
+class Action(StrEnum):
+    """What an operator's order does."""
+
+    REMOVE = "remove"
+    ABORT = "abort"
+    RESUME = "resume"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """An operator's signed statement. signed_at, not_after: Unix seconds. nodes: node ids."""
+
+    cluster_id: str
+    nodes: tuple[str, ...]
+    service: str
+    action: Action
+    nonce: str
+    signed_at: int
+    not_after: int
+    counter: int = 0
+    volume: str = ""
+    snapshot: str = ""
+
+
+class Outcome(StrEnum):
+    """What a receipt says happened to the command with its nonce."""
+
+    ACCEPTED = "accepted"
+    PREPARED = "prepared"
+    CUT_OVER = "cut-over"
+    HEALTHY = "healthy"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled-back"
+    REFUSED = "refused"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    REMOVED = "removed"
+    STATUS = "status"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """One service on the node: its committed release, how many replicas answer, and any open transaction."""
+
+    service: str
+    epoch: int
+    counter: int
+    replicas: int
+    ready: int
+    transaction: str = ""
+    target: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """A node's signed word. number rises by one; previous: hex SHA-256 of the receipt before; at: Unix ms;
+    phases: milliseconds each phase of the transaction took."""
+
+    cluster_id: str
+    node_id: str
+    number: int
+    previous: str
+    at: int
+    nonce: str
+    outcome: Outcome
+    service: str = ""
+    counter: int = 0
+    rule: str = ""
+    detail: str = ""
+    hint: str = ""
+    phases: dict[str, int] | None = None
+    snapshot: int = 0
+    root: int = 0
+    targets: int = 0
+    running: tuple[Running, ...] = ()
+    audit_head: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportKey:
+    """The agent speaks to controllers with this hex Ed25519 key until not_after (Unix seconds)."""
+
+    cluster_id: str
+    node_id: str
+    transport_pk: str
+    not_after: int
