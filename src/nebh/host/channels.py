@@ -1,0 +1,193 @@
+"""Stream sockets: unix ones with their peer's credentials, and plain or pinned TLS connections going out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nebh.model.errors import BadInput, Unreachable
+
+PATH_LIMIT = 107
+_CHUNK = 1 << 18
+
+
+class Closed(Unreachable):
+    """The other side ended the connection between two messages, or in the middle of one (`partial`)."""
+
+    def __init__(self, message: str, *, partial: bool) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class TimedOut(Unreachable):
+    """Nothing, or not enough, arrived in time. The connection is of no further use once part of a message came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Who connected, as the kernel says it."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Channel:
+    """A connected stream socket with whole-message deadlines. One thread sends, one receives."""
+
+    def __init__(self, sock: socket.socket, *, name: str) -> None:
+        self._socket = sock
+        self.name = name
+
+    def send(self, data: bytes, *, timeout: float | None = 30.0) -> None:
+        """Send every byte within `timeout` seconds. Raises Unreachable."""
+        end = None if timeout is None else time.monotonic() + timeout
+        view = memoryview(data)
+        try:
+            while view:
+                self._socket.settimeout(_left(end))
+                view = view[self._socket.send(view[:_CHUNK]) :]
+        except TimeoutError as error:
+            raise TimedOut(f"cannot send to {self.name}: it does not read") from error
+        except OSError as error:
+            raise Closed(f"cannot send to {self.name}: {error.strerror or error}", partial=True) from error
+
+    def receive(self, size: int, *, timeout: float | None) -> bytes:
+        """Return exactly `size` bytes. Raises Closed (partial False when the connection ended cleanly before the
+        first byte) or TimedOut."""
+        end = None if timeout is None else time.monotonic() + timeout
+        data = bytearray()
+        while len(data) < size:
+            piece = self._receive_some(min(size - len(data), _CHUNK), end)
+            if not piece:
+                raise Closed(f"{self.name} closed the connection", partial=bool(data))
+            data += piece
+        return bytes(data)
+
+    def _receive_some(self, size: int, end: float | None) -> bytes:
+        try:
+            self._socket.settimeout(_left(end))
+            return self._socket.recv(size)
+        except TimeoutError as error:
+            raise TimedOut(f"{self.name} did not answer in time") from error
+        except OSError as error:
+            raise Closed(f"cannot read from {self.name}: {error.strerror or error}", partial=True) from error
+
+    def peer(self) -> Peer:
+        """Return the credentials of the process at the other end of a unix socket."""
+        packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, gid = struct.unpack("3i", packed)
+        return Peer(pid=pid, uid=uid, gid=gid)
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for select; -1 once closed."""
+        return self._socket.fileno()
+
+    def shutdown(self) -> None:
+        """Wake a thread that waits in `receive` or `send`; it sees the connection closed."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close; a second time does nothing."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _left(end: float | None) -> float | None:
+    if end is None:
+        return None
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def connect_unix(path: Path, *, timeout: float = 5.0) -> Channel:
+    """Connect to a unix stream socket. Raises Unreachable."""
+    sock = open_unix(path, timeout=timeout)
+    return Channel(sock, name=str(path))
+
+
+def open_unix(path: Path, *, timeout: float) -> socket.socket:
+    """Return a connected unix stream socket. Raises Unreachable with a hint."""
+    _check_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise Unreachable(
+            f"cannot connect to {path}: {error.strerror or error}", hint="is the program that serves it running?"
+        ) from error
+    return sock
+
+
+class Listener:
+    """A listening unix stream socket. `close` also removes its path, unless another has taken it."""
+
+    def __init__(self, path: Path, *, mode: int, uid: int = -1, gid: int = -1) -> None:
+        """Bind `path` in one step (bind beside, chmod, chown, rename); a dead socket there goes. Raises OSError."""
+        _check_path(path)
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        beside = path.with_name(f".{os.getpid()}.{path.name}"[: PATH_LIMIT - len(str(path.parent)) - 1])
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                beside.unlink()
+            self._socket.bind(str(beside))
+            beside.chmod(mode)
+            if uid != -1 or gid != -1:
+                os.chown(beside, uid, gid)
+            self._socket.listen(64)
+            beside.replace(path)
+            self._inode = path.stat().st_ino
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def accept(self) -> Channel:
+        """Wait for the next connection. Raises Closed once the listener was closed."""
+        try:
+            sock, _ = self._socket.accept()
+        except OSError as error:
+            raise Closed(f"{self.path} no longer listens", partial=False) from error
+        return Channel(sock, name=f"the peer on {self.path.name}")
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop listening; wakes `accept`."""
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+def _check_path(path: Path) -> None:
+    if len(str(path).encode()) > PATH_LIMIT:
+        raise BadInput(f"cannot use the socket path {path}: longer than {PATH_LIMIT} bytes", hint="use a shorter --run")
+
+
+def socket_pair() -> tuple[Channel, Channel]:
+    """Return two connected channels."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return Channel(one, name="the first of a pair"), Channel(other, name="the second of a pair")
