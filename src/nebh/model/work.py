@@ -1,0 +1,98 @@
+"""A node's doing as values: the rows of its journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from nebh.model.transaction import State
+
+
+class Role(StrEnum):
+    """What an instance is there for.
+
+    new: made by the open transaction, gets nothing yet. serving: gets requests. old: drained, kept so that going back
+    is a cut-over. leaving: on its way out, whatever happens.
+    """
+
+    NEW = "new"
+    SERVING = "serving"
+    OLD = "old"
+    LEAVING = "leaving"
+
+
+class Wanted(StrEnum):
+    """What should become of a service here."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceRow:
+    """A service on this node. counter: its committed release, 0 = none yet. uid_index: k of its user id range."""
+
+    service: str
+    uid_index: int
+    epoch: int
+    counter: int
+    replicas: int
+    wanted: Wanted
+    assignment: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransactionRow:
+    """A transaction. kind: deploy, restart, scale, stop, remove. phases: ms by phase name. cutover: the point of no
+    return was passed. attempt: how often it was begun for the same nonce."""
+
+    id: int
+    service: str
+    kind: str
+    state: State
+    epoch: int
+    from_counter: int
+    to_counter: int
+    replicas: int
+    nonce: str
+    phase: str
+    cutover: bool
+    attempt: int
+    created_at: int
+    changed_at: int
+    reason: str = ""
+    rule: str = ""
+    phases: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceRow:
+    """An instance that exists or should. address: number in the node's subnets. slot: of every backend it serves."""
+
+    id: str
+    service: str
+    epoch: int
+    counter: int
+    replica: int
+    attempt: int
+    address: int
+    slot: int
+    role: Role
+    created_at: int
+    restarts: int = 0
+    last_exit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseRow:
+    """An accepted release. committed_at, accepted_at: Unix ms. failed: why it is not tried again by itself."""
+
+    service: str
+    epoch: int
+    counter: int
+    digest: str
+    body: bytes
+    accepted_at: int
+    committed_at: int = 0
+    failed: str = ""
