@@ -1,0 +1,1 @@
+"""The controller (floor 5): desired state, placements, signed assignments."""

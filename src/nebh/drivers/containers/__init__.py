@@ -1,0 +1,1 @@
+"""Containers: the Protocol, crun under conmon, a fake that can fail."""

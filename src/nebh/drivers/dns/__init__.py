@@ -1,0 +1,1 @@
+"""Names: the Protocol, dnsmasq, a fake that can fail."""

@@ -1,0 +1,1 @@
+"""The ingress proxy: the Protocol, HAProxy, a fake that can fail."""

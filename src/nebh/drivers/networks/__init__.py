@@ -1,0 +1,1 @@
+"""Networks: the Protocol, nftables and routed veth links, a fake that can fail."""

@@ -1,0 +1,1 @@
+"""Entry points (roof): a few lines each."""

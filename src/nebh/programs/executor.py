@@ -1,0 +1,16 @@
+"""Entry point of `nebh-executor`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the executor and end the process with its exit status."""
+    from nebh.executor.main import main as run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
