@@ -23,7 +23,7 @@ MINE = frozenset({os.getuid()})
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short name: unix socket paths are short."""
-    path = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))  # noqa: S108 - see above
+    path = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))
     yield path
     shutil.rmtree(path)
 

@@ -172,7 +172,7 @@ class FrameServer:
             raise
 
 
-def serve_frames(  # noqa: PLR0913 - each is one property of the door
+def serve_frames(
     path: Path,
     *,
     mode: int,
