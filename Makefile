@@ -1,0 +1,78 @@
+# `make` alone says what there is. As root, everything sets itself up: Debian packages, system users, and a root-owned
+# copy of the programs under PREFIX. As an ordinary user, .venv in this folder is used and nothing else is touched.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+UID := $(shell id -u)
+ifeq ($(UID),0)
+# One tree per checkout: two checkouts on one machine do not run each other's code.
+DEV := /opt/nebh-dev-$(firstword $(shell printf %s '$(CURDIR)' | cksum))
+SETUP := setup-root
+else
+DEV := $(CURDIR)/.venv
+SETUP := setup-user
+endif
+PYTHON := $(DEV)/venv/bin/python
+TOOLS := $(DEV)/venv/bin
+# Caches by user, so that root's do not stand in the way of the checkout's owner.
+CACHE := build/cache-$(UID)
+ARGS ?=
+
+export PYTHONDONTWRITEBYTECODE := 1
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(CACHE)/hypothesis
+PYTEST = $(PYTHON) -m pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
+
+.PHONY: help demo test test-long check bench docs install uninstall setup setup-root setup-user setup-python pins
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(SETUP) ## the story on this machine, as root: deploy, update, rollback, attack, power cut -> build/demo.json
+	@[ "$(UID)" = 0 ] || { echo 'cannot run the demo: it starts containers, which needs root' >&2; \
+		echo '  hint: sudo make demo' >&2; exit 1; }
+	@$(PYTHON) -P -m nebh.testing.demo $(ARGS)
+
+test: $(SETUP) ## all tests but the long ones; as an ordinary user those that need no root
+	@$(PYTEST)
+
+test-long: $(SETUP) ## the long ones too
+	@$(PYTEST) --long
+
+check: setup-python ## style, types, floors and the tests that need no root: under two minutes
+	@$(TOOLS)/ruff check --cache-dir $(CACHE)/ruff .
+	@$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff .
+	@$(TOOLS)/mypy --strict --cache-dir $(CACHE)/mypy
+	@PYTHONPATH=src $(TOOLS)/lint-imports --cache-dir $(CACHE)/import_linter
+	@$(PYTEST) -q -n 2 --dist loadfile -m 'not root and not long and not e2e'
+
+bench: $(SETUP) ## figures -> build/bench.json
+	@$(PYTHON) -P -m nebh.testing.bench $(ARGS)
+
+docs: setup-python ## write the generated pages of docs/ again
+	@PYTHONPATH=src $(PYTHON) -P -m nebh.testing.docs
+
+install: ## install on this machine, as root: /opt/nebh, the users nebh-*, /usr/local/bin/nebh
+	@packaging/install.sh
+
+uninstall: ## take away what install made, and say what stays
+	@packaging/uninstall.sh
+
+setup: $(SETUP) ## what demo and test do first
+
+setup-root:
+	@packaging/packages.sh base runtime test
+	@packaging/users.sh
+	@packaging/tree.sh $(DEV) dev
+
+setup-user:
+	@packaging/tree.sh $(DEV) dev
+
+setup-python:
+	@[ "$(UID)" != 0 ] || packaging/packages.sh base
+	@packaging/tree.sh $(DEV) dev
+
+pins: setup-python ## choose versions anew and pin them by hash (needs pip-tools on PATH)
+	@packaging/pins.sh
