@@ -33,7 +33,7 @@ if [ ! -e "$venv/.complete" ]; then
     echo "Installing pinned Python packages into $venv"
     rm -rf "$venv"
     "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --retries 5 \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --retries 5 \
         --require-hashes -r "$pins"
     "$venv/bin/python" -c 'import site, sys; print(sys.argv[1], file=open(site.getsitepackages()[0] + "/nebh.pth", "w"))' \
         "$prefix/src"

@@ -6,7 +6,7 @@ create() {
     getent passwd "$1" >/dev/null || useradd --system --gid "$1" --home-dir /nonexistent --no-create-home \
         --shell /usr/sbin/nologin --comment "$2" "$1"
 }
-create nebh-controller "Nebh: controller"
-create nebh-agent "Nebh: agent"
-create nebh-ingress "Nebh: HAProxy"
-create nebh-dns "Nebh: dnsmasq"
+create nebh-controller "Nebh controller"
+create nebh-agent "Nebh agent"
+create nebh-ingress "Nebh HAProxy"
+create nebh-dns "Nebh dnsmasq"
