@@ -15,7 +15,7 @@ _TRANSACTION = (
     "id, service, kind, state, epoch, from_counter, to_counter, replicas, nonce, phase, cutover, attempt, created_at,"
     " changed_at, reason, rule, phases"
 )
-_INSTANCE = "id, service, epoch, counter, replica, attempt, address, slot, role, created_at, restarts, last_exit"
+_INSTANCE = "id, service, epoch, counter, replica, attempt, address, slot, role, txn, created_at, restarts, last_exit"
 _SERVICE = "service, uid_index, epoch, counter, replicas, wanted, assignment"
 _OPEN = "state NOT IN ({})".format(", ".join(f"'{state}'" for state in sorted(ENDED)))
 
@@ -169,7 +169,7 @@ class Work:
     def add_instance(self, row: InstanceRow) -> None:
         """Journal an instance before anything of it exists."""
         self.database.write(
-            "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.id,
             row.service,
             row.epoch,
@@ -179,6 +179,7 @@ class Work:
             row.address,
             row.slot,
             row.role.value,
+            row.txn,
             row.created_at,
             row.restarts,
             row.last_exit,

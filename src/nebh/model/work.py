@@ -68,7 +68,8 @@ class TransactionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceRow:
-    """An instance that exists or should. address: number in the node's subnets. slot: of every backend it serves."""
+    """An instance that exists or should. address: number in the node's subnets. slot: of every backend it serves.
+    txn: the transaction that made it."""
 
     id: str
     service: str
@@ -79,6 +80,7 @@ class InstanceRow:
     address: int
     slot: int
     role: Role
+    txn: int
     created_at: int
     restarts: int = 0
     last_exit: str = ""

@@ -1,0 +1,195 @@
+"""Everything the executor's parts share: the journal, the drivers, the clock, the node's voice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nebh.drivers.containers.base import ContainerDriver
+from nebh.drivers.dns.base import DnsDriver
+from nebh.drivers.ingress.base import IngressDriver
+from nebh.drivers.networks.base import NetworkDriver
+from nebh.executor.agent_link import AgentLink
+from nebh.host.clock import Clock
+from nebh.host.layout import Layout
+from nebh.images.store import NodeStore
+from nebh.journal.accepted import Accepted
+from nebh.journal.database import Database
+from nebh.journal.outbox import Outbox
+from nebh.journal.work import Work
+from nebh.model.errors import Broken
+from nebh.model.event import Event, Severity
+from nebh.model.local import LocalConfig
+from nebh.model.policy import Policy
+from nebh.model.statement import Outcome, Receipt, Running
+from nebh.model.work import Role, TransactionRow
+
+Sign = Callable[[Receipt], bytes]
+UID_FIRST = 0x70000000
+UID_SPAN = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drivers:
+    """The hands."""
+
+    containers: ContainerDriver
+    networks: NetworkDriver
+    dns: DnsDriver
+    ingress: IngressDriver
+
+
+@dataclass(kw_only=True)
+class Context:
+    """Made once; every part gets it. `changed` is notified at every new receipt or event."""
+
+    layout: Layout
+    config: LocalConfig
+    database: Database
+    drivers: Drivers
+    store: NodeStore
+    clock: Clock
+    agent: AgentLink
+    sign: Sign
+    cgroup_v2: bool
+    accepted: Accepted = field(init=False)
+    work: Work = field(init=False)
+    outbox: Outbox = field(init=False)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.accepted = Accepted(self.database)
+        self.work = Work(self.database)
+        self.outbox = Outbox(self.database)
+
+    def subnets(self) -> tuple[str, ...]:
+        """Return this node's (IPv4, IPv6) subnets from its signed record. Raises Broken before enrolment."""
+        mine = self.accepted.meta("node_id")
+        nodes = self.accepted.nodes()
+        for record in nodes.nodes if nodes else ():
+            if record.node_id == mine:
+                return record.subnets
+        raise Broken("cannot find this node's own record", hint="enrol it with `nebh node add`")
+
+    def policy(self, service: str) -> Policy:
+        """Return the accepted policy of a service. Raises Broken when there is none."""
+        policy = self.accepted.policy(service)
+        if policy is None:
+            raise Broken(f"cannot find the accepted policy of {service}")
+        return policy
+
+    def uid_base(self, service: str) -> int:
+        """Return the first host user id of a service's range."""
+        row = self.work.service(service)
+        if row is None:
+            raise Broken(f"cannot find the service {service} in the journal")
+        return UID_FIRST + UID_SPAN * row.uid_index
+
+    def event(  # noqa: PLR0913 - one per field
+        self,
+        kind: str,
+        message: str,
+        *,
+        severity: Severity = Severity.INFO,
+        service: str = "",
+        hint: str = "",
+        facts: dict[str, str] | None = None,
+    ) -> None:
+        """Journal an event and wake whoever waits for news."""
+        now = self.clock.now_ms()
+        source = self.accepted.meta("node_name") or self.config.name
+
+        def make(number: int) -> Event:
+            return Event(
+                number=number,
+                at=now,
+                source=source,
+                kind=kind,
+                severity=severity,
+                message=message,
+                hint=hint,
+                service=service,
+                facts=facts or {},
+            )
+
+        self.outbox.add_event(make)
+        self.wake()
+
+    def running(self) -> tuple[Running, ...]:
+        """Return what runs here, as receipts and status say it."""
+        open_now = {row.service: row for row in self.work.open_transactions()}
+        instances = self.work.instances()
+        return tuple(
+            Running(
+                service=row.service,
+                epoch=row.epoch,
+                counter=row.counter,
+                replicas=row.replicas,
+                ready=sum(1 for one in instances if one.service == row.service and one.role is Role.SERVING),
+                transaction=open_now[row.service].state.value if row.service in open_now else "",
+                target=open_now[row.service].to_counter if row.service in open_now else 0,
+            )
+            for row in self.work.services()
+            if row.wanted.value != "removed"
+        )
+
+    def receipt(  # noqa: PLR0913 - one per field
+        self,
+        outcome: Outcome,
+        *,
+        nonce: str,
+        service: str = "",
+        counter: int = 0,
+        rule: str = "",
+        detail: str = "",
+        hint: str = "",
+        phases: dict[str, int] | None = None,
+    ) -> None:
+        """Sign and journal what happened to the command with `nonce`, and wake whoever waits for it."""
+        state = self.accepted.state()
+
+        def make(number: int, previous: str) -> bytes:
+            return self.sign(
+                Receipt(
+                    cluster_id=state.cluster_id,
+                    node_id=state.node_id,
+                    number=number,
+                    previous=previous,
+                    at=self.clock.now_ms(),
+                    nonce=nonce,
+                    outcome=outcome,
+                    service=service,
+                    counter=counter,
+                    rule=rule,
+                    detail=detail,
+                    hint=hint,
+                    phases=phases,
+                    snapshot=state.sources.get("controller", (0, 0))[0],
+                    root=state.roles.get("root", (0, ""))[0],
+                    targets=state.roles.get("targets", (0, ""))[0],
+                    running=self.running(),
+                    audit_head=self.outbox.audit_head(),
+                )
+            )
+
+        self.outbox.add_receipt(make, nonce=nonce)
+        self.wake()
+
+    def receipt_for(self, row: TransactionRow, outcome: Outcome) -> None:
+        """Sign and journal what became of a transaction."""
+        self.receipt(
+            outcome,
+            nonce=row.nonce,
+            service=row.service,
+            counter=row.to_counter,
+            rule=row.rule,
+            detail=row.reason,
+            phases=row.phases,
+        )
+
+    def wake(self) -> None:
+        """Wake long polls."""
+        with self.changed:
+            self.changed.notify_all()

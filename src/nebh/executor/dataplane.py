@@ -1,0 +1,103 @@
+"""Brings network, names and ingress to what the journal says, one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+from nebh.executor.context import Context
+from nebh.model.network import SlotChange, SlotState
+from nebh.model.work import InstanceRow, Role
+from nebh.planning import dataplane
+
+Rows = tuple[InstanceRow, ...]
+
+
+def with_roles(rows: Rows, roles: dict[str, Role]) -> Rows:
+    """Return the rows as they will be once `roles` are journalled."""
+    return tuple(dataclasses.replace(one, role=roles[one.id]) if one.id in roles else one for one in rows)
+
+
+class Dataplane:
+    """Computes from the journal, then loads. `resting`: serving instances that are not ready just now."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._drivers = context.drivers
+        self.lock = threading.RLock()
+        self.resting: set[str] = set()
+
+    def _endpoints(self, rows: Rows) -> dataplane.Endpoints:
+        work = self._context.work
+        return {(one.service, one.replica): work.endpoint(one.service, one.replica) for one in rows}
+
+    def apply_network(self, rows: Rows | None = None) -> None:
+        """Load the table for `rows` (default: the journal's)."""
+        with self.lock:
+            found = self._context.work.instances() if rows is None else rows
+            self._drivers.networks.apply(
+                dataplane.network_rules(
+                    instances=found,
+                    endpoints=self._endpoints(found),
+                    policies=self._context.accepted.policies(),
+                    subnets=self._context.subnets(),
+                )
+            )
+
+    def apply_names(self) -> None:
+        """Answer the names that the journal says."""
+        with self.lock:
+            found = self._context.work.instances()
+            subnets = self._context.subnets()
+            self._drivers.dns.apply(
+                dataplane.dns_records(instances=found, endpoints=self._endpoints(found), subnets=subnets)
+            )
+
+    def plan(self, rows: Rows | None = None) -> dataplane.IngressPlan:
+        """Return what the ingress should know."""
+        return dataplane.ingress_plan(
+            instances=self._context.work.instances() if rows is None else rows,
+            policies=self._context.accepted.policies(),
+            subnets=self._context.subnets(),
+            config=self._context.config,
+            resting=frozenset(self.resting),
+        )
+
+    def configure_ingress(self) -> None:
+        """Make routes and slots of the journal known to the ingress."""
+        with self.lock:
+            self._drivers.ingress.configure(self.plan())
+
+    def record_ingress(self) -> None:
+        """Write the file that a cold start of the ingress reads."""
+        with self.lock:
+            self._drivers.ingress.record(self.plan())
+
+    def switch(self, changes: tuple[SlotChange, ...]) -> None:
+        """Set slots in one batch."""
+        if changes:
+            with self.lock:
+                self._drivers.ingress.switch(changes)
+
+    def rest(self, one: InstanceRow, *, resting: bool) -> None:
+        """Take a serving instance out of traffic while it restarts, or put it back. Without routes: nothing to do."""
+        with self.lock:
+            (self.resting.add if resting else self.resting.discard)(one.id)
+            policy = self._context.accepted.policy(one.service)
+            if policy is None:
+                return
+            if resting:
+                self.switch(dataplane.slot_changes(policy=policy, ready=(), drain=(one,), then=SlotState.MAINT))
+            elif one.role is Role.SERVING:
+                self.switch(dataplane.slot_changes(policy=policy, ready=(one,), drain=()))
+            self.record_ingress()
+
+    def ensure(self) -> None:
+        """After a start: everything shared is there and shows what the journal says."""
+        with self.lock:
+            subnets = self._context.subnets()
+            self._drivers.networks.ensure(subnets)
+            self.apply_network()
+            self._drivers.dns.ensure(subnets)
+            self.apply_names()
+            self._drivers.ingress.ensure(self.plan())

@@ -1,0 +1,185 @@
+"""Runs transactions: a thread each, a loop over states, nothing remembered that the journal does not hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from nebh.executor.back import CRASHED, rolling_back
+from nebh.executor.context import Context
+from nebh.executor.dataplane import Dataplane
+from nebh.executor.prepare import assigned, preparing
+from nebh.executor.run import Run
+from nebh.executor.supervise import Supervisor
+from nebh.executor.sweep import Sweeper
+from nebh.executor.switchover import prepared, starting
+from nebh.executor.trust import Trust
+from nebh.executor.verdict import checking, healthy
+from nebh.model.errors import NebhError
+from nebh.model.event import Severity
+from nebh.model.transaction import ENDED, State
+from nebh.model.work import TransactionRow
+from nebh.planning.local import Recovery, recover
+
+STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
+    State.ASSIGNED: assigned,
+    State.PREPARING: preparing,
+    State.PREPARED: prepared,
+    State.STARTING: starting,
+    State.CHECKING: checking,
+    State.HEALTHY: healthy,
+    State.ROLLING_BACK: rolling_back,
+}
+MOST_ATTEMPTS = 3
+
+
+class Engine:
+    """One thread per open transaction."""
+
+    def __init__(
+        self, context: Context, *, plane: Dataplane, sweeper: Sweeper, supervisor: Supervisor, trust: Trust
+    ) -> None:
+        self._context = context
+        self._plane = plane
+        self._sweeper = sweeper
+        self._supervisor = supervisor
+        self._trust = trust
+        self._lock = threading.Lock()
+        self._threads: dict[int, threading.Thread] = {}
+        self._cancelled: dict[int, str] = {}
+        self._resumed: set[int] = set()
+
+    def submit(self, row: TransactionRow) -> None:
+        """Go on with a journalled transaction."""
+        with self._lock:
+            known = self._threads.get(row.id)
+            if known is not None and known.is_alive():
+                return
+            thread = threading.Thread(target=self._work, args=(row,), name=f"transaction {row.id}", daemon=True)
+            self._threads[row.id] = thread
+        thread.start()
+
+    def cancel(self, row: TransactionRow, reason: str) -> None:
+        """Have an open transaction go back, or dropped when nothing visible has changed yet."""
+        self._cancelled[row.id] = reason
+        if row.state is State.PREPARED and row.phase == "prepare":
+            self._context.work.set_phase(row.id, "run")
+        self.submit(self._context.work.transaction(row.id))
+
+    def resume(self, row: TransactionRow) -> None:
+        """Keep a held release although its checks failed, or let a prepared one run."""
+        self._resumed.add(row.id)
+        self._context.work.set_phase(row.id, "run")
+        self.submit(self._context.work.transaction(row.id))
+
+    def busy(self) -> bool:
+        """Tell whether a transaction is under way."""
+        with self._lock:
+            return any(thread.is_alive() for thread in self._threads.values())
+
+    def join(self, timeout: float) -> None:
+        """Wait for threads that are stopping."""
+        for thread in list(self._threads.values()):
+            thread.join(timeout)
+
+    def _work(self, row: TransactionRow) -> None:
+        run = Run(
+            context=self._context,
+            dataplane=self._plane,
+            sweeper=self._sweeper,
+            supervisor=self._supervisor,
+            trust=self._trust,
+            cancelled=lambda: self._cancelled.get(row.id, ""),
+            resumed=lambda: row.id in self._resumed,
+        )
+        try:
+            current: TransactionRow | None = row
+            while current is not None and current.state not in ENDED:
+                if self._context.stopping.is_set():
+                    return
+                current = self._step(run, current)
+            if current is not None:
+                self._ended(current)
+        finally:
+            with self._lock:
+                self._threads.pop(row.id, None)
+
+    def _step(self, run: Run, row: TransactionRow) -> TransactionRow | None:
+        try:
+            return STEPS[row.state](run, row)
+        except (NebhError, OSError) as error:
+            return self._failed(run, self._context.work.transaction(row.id), error)
+
+    def _failed(self, run: Run, row: TransactionRow, error: Exception) -> TransactionRow | None:
+        """A step raised: go back if there is a way back, else say so and leave it to a person."""
+        if row.state in (State.STARTING, State.CHECKING, State.HEALTHY):
+            return run.move(row, State.ROLLING_BACK, reason=str(error))
+        if row.state in (State.ASSIGNED, State.PREPARING, State.PREPARED):
+            return run.move(row, State.DROPPED, reason=str(error))
+        self._context.event(
+            "transaction.stuck",
+            f"{row.service}: cannot finish going back from release {row.to_counter}: {error}",
+            severity=Severity.ALARM,
+            service=row.service,
+            hint="mend the cause, then restart nebh-executor: it finishes what it finds",
+        )
+        return None
+
+    def _ended(self, row: TransactionRow) -> None:
+        self._cancelled.pop(row.id, None)
+        self._resumed.discard(row.id)
+        if not self.busy_with_others(row):
+            self._context.database.checkpoint()
+        if row.state is State.ROLLED_BACK and row.reason.startswith(CRASHED):
+            self._again(row)
+
+    def busy_with_others(self, row: TransactionRow) -> bool:
+        """Tell whether another transaction is under way."""
+        with self._lock:
+            return any(number != row.id and thread.is_alive() for number, thread in self._threads.items())
+
+    def _again(self, row: TransactionRow) -> None:
+        """The release was not at fault: begin anew, unless something newer came or it happens every time."""
+        if row.attempt >= MOST_ATTEMPTS or self._context.work.open_transaction(row.service) is not None:
+            return
+        now = self._context.clock.now_ms()
+        service = self._context.work.service(row.service)
+        self.submit(
+            self._context.work.begin(
+                TransactionRow(
+                    id=0,
+                    service=row.service,
+                    kind=row.kind,
+                    state=State.ASSIGNED,
+                    epoch=row.epoch,
+                    from_counter=service.counter if service else 0,
+                    to_counter=row.to_counter,
+                    replicas=row.replicas,
+                    nonce=row.nonce,
+                    phase="run",
+                    cutover=False,
+                    attempt=row.attempt + 1,
+                    created_at=now,
+                    changed_at=now,
+                )
+            )
+        )
+
+    def recover(self) -> None:
+        """After a start: go on with every open transaction as the recovery table says."""
+        for found in self._context.work.open_transactions():
+            row, decision = found, recover(found)
+            run_now = self._context.clock.now_ms()
+            if decision is Recovery.PREPARE_AGAIN and row.state is State.PREPARED:
+                row = self._context.work.move(row, State.PREPARING, now=run_now)
+            elif decision is Recovery.BACK:
+                row = self._context.work.move(row, State.ROLLING_BACK, now=run_now, reason=CRASHED)
+            elif decision is Recovery.FORWARD and row.state is State.HEALTHY:
+                row = found
+            self._context.event(
+                "transaction.recovered",
+                f"{row.service}: the transaction to release {row.to_counter} was found in {found.state}: {decision}",
+                service=row.service,
+                facts={"transaction": str(row.id), "state": found.state.value, "decision": decision.value},
+            )
+            self.submit(row)

@@ -1,0 +1,138 @@
+"""Looking at instances: one check, waiting until one is ready, and watching new ones while they bake."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+from nebh.executor.context import Context
+from nebh.executor.instances import exit_text, readiness, release_of
+from nebh.model.instance import CheckResult, Status
+from nebh.model.network import addresses
+from nebh.model.release import Release
+from nebh.model.service import Check, CheckKind
+from nebh.model.work import InstanceRow
+
+FIRST_PAUSE = 0.02
+
+
+def look(context: Context, row: InstanceRow, check: Check) -> CheckResult:
+    """Make one check of one instance."""
+    if check.kind is CheckKind.EXEC:
+        return context.drivers.containers.check(row.id, check.argv, check.timeout)
+    address = addresses(context.subnets(), row.address).v4
+    ipaddress.ip_address(address)
+    return context.agent.probe(check, address)
+
+
+def wait_ready(context: Context, row: InstanceRow, *, cancelled: Callable[[], str]) -> CheckResult:
+    """Wait until a started instance is ready. Not ok: it ended, or was not ready within `startup_timeout`, or
+    `cancelled()` gave a reason."""
+    release = release_of(context, row)
+    end = context.clock.monotonic() + release.health.startup_timeout / 1000
+    for check in (release.health.startup, readiness(release, context.policy(row.service))):
+        if check is not None:
+            result = _wait_for(context, row, check, end=end, cancelled=cancelled)
+            if not result.ok:
+                return result
+    return _alive(context, row)
+
+
+def _alive(context: Context, row: InstanceRow) -> CheckResult:
+    observed = context.drivers.containers.observe(row.id)
+    if observed.status is Status.RUNNING:
+        return CheckResult(ok=True, detail="")
+    return CheckResult(ok=False, detail=f"{row.id} did not stay up: {exit_text(observed)}")
+
+
+def _wait_for(
+    context: Context, row: InstanceRow, check: Check, *, end: float, cancelled: Callable[[], str]
+) -> CheckResult:
+    pause = FIRST_PAUSE
+    while True:
+        reason = cancelled()
+        if reason:
+            return CheckResult(ok=False, detail=reason)
+        alive = _alive(context, row)
+        if not alive.ok:
+            return alive
+        result = look(context, row, check)
+        if result.ok:
+            return result
+        if context.clock.monotonic() + pause > end:
+            limit = release_of(context, row).health.startup_timeout / 1000
+            return CheckResult(
+                ok=False, detail=f"{row.id} was not ready within {limit:g} s: {check.name}: {result.detail}"
+            )
+        context.clock.sleep(pause)
+        pause = min(pause * 1.5, max(check.interval / 1000, FIRST_PAUSE))
+
+
+class Bake:
+    """Watches the new side for the declared time. `step` returns why it failed, or ""."""
+
+    def __init__(self, context: Context, release: Release, rows: tuple[InstanceRow, ...]) -> None:
+        self._context = context
+        self._release = release
+        self._rows = rows
+        policy = context.policy(release.service)
+        ready = readiness(release, policy)
+        self._checks = release.update.checks or ((ready,) if ready is not None else ())
+        self._due: dict[tuple[str, str], float] = {}
+        self._failures: dict[tuple[str, str], int] = {}
+        self._restarts = {one.id: one.restarts for one in rows}
+        self._base: dict[str, tuple[int, int]] | None = None
+
+    def step(self) -> str:
+        """Make every check that is due; wait until the next is."""
+        for row in self._rows:
+            now = self._context.work.instance(row.id)
+            if now is None or now.restarts > self._restarts[row.id]:
+                ended = now.last_exit if now else "it is gone"
+                return f"{row.id} did not stay up: {ended}"
+            for check in self._checks:
+                reason = self._make(row, check)
+                if reason:
+                    return reason
+        return self._proxy_errors()
+
+    def pause(self, until: float) -> float:
+        """Return the seconds until something is due, `until` (monotonic) at the latest."""
+        now = self._context.clock.monotonic()
+        return max(0.01, min([until, *self._due.values()]) - now)
+
+    def _make(self, row: InstanceRow, check: Check) -> str:
+        key = (row.id, check.name)
+        now = self._context.clock.monotonic()
+        if self._due.get(key, 0.0) > now:
+            return ""
+        self._due[key] = now + check.interval / 1000
+        result = look(self._context, row, check)
+        self._failures[key] = 0 if result.ok else self._failures.get(key, 0) + 1
+        if self._failures[key] >= check.failures:
+            return f"check {check.name} of {row.id} failed {check.failures} times: {result.detail}"
+        return ""
+
+    def _proxy_errors(self) -> str:
+        """Compare the proxy's own numbers with the share of errors that the release allows."""
+        allowed = self._release.update.max_error_percent
+        if allowed >= 100:  # noqa: PLR2004 - percent
+            return ""
+        numbers = self._count()
+        if self._base is None:
+            self._base = numbers
+        total = sum(t for t, _ in numbers.values()) - sum(t for t, _ in self._base.values())
+        errors = sum(e for _, e in numbers.values()) - sum(e for _, e in self._base.values())
+        if total >= 20 and errors * 100 > allowed * total:  # noqa: PLR2004 - fewer say nothing
+            return f"{errors} of {total} requests failed at the ingress; {allowed} % are allowed"
+        return ""
+
+    def _count(self) -> dict[str, tuple[int, int]]:
+        policy = self._context.policy(self._release.service)
+        slots = {one.slot for one in self._rows}
+        found: dict[str, tuple[int, int]] = {}
+        for port in {route.port for route in policy.net.routes}:
+            for number, one in self._context.drivers.ingress.counters(f"{policy.service}:{port}").items():
+                if number in slots:
+                    found[f"{port}/{number}"] = (one.total, one.errors)
+        return found

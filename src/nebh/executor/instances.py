@@ -1,0 +1,100 @@
+"""Making one instance: its link, its container; the same for a new release and for a restart."""
+
+from __future__ import annotations
+
+from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.oci_config import render_config
+from nebh.executor.context import Context
+from nebh.executor.effects import effect
+from nebh.model.errors import Broken
+from nebh.model.instance import InstanceFacts, Observed, Status
+from nebh.model.network import PUBLIC_RESOLVER_INDEX, RESOLVER_INDEX, addresses, link_plan
+from nebh.model.policy import Policy
+from nebh.model.release import Release
+from nebh.model.service import Check, CheckKind
+from nebh.model.work import InstanceRow
+
+
+def release_of(context: Context, row: InstanceRow) -> Release:
+    """Return the accepted release of an instance."""
+    release = context.accepted.release(row.service, row.epoch, row.counter)
+    if release is None:
+        raise Broken(f"cannot find release {row.counter} of {row.service} among the accepted ones")
+    return release
+
+
+def build(context: Context, row: InstanceRow, *, prefix: str) -> None:
+    """Attach and create an instance; leftovers of the same id go first. prefix: `prepare` or `revive`."""
+    release, policy = release_of(context, row), context.policy(row.service)
+    link = link_plan(context.subnets(), row.address)
+    with effect(context, row.txn, f"{prefix}.attach"):
+        netns = context.drivers.networks.attach(link)
+    plan = container_plan(context, row, release, policy, netns=netns)
+    with effect(context, row.txn, f"{prefix}.create"):
+        context.drivers.containers.create(plan)
+    context.drivers.networks.hand_over(link.name)
+
+
+def container_plan(
+    context: Context, row: InstanceRow, release: Release, policy: Policy, *, netns: str
+) -> ContainerPlan:
+    """Return everything that makes the container: a function of policy, release and this node's facts (N12)."""
+    subnets = context.subnets()
+    pair = addresses(subnets, row.address)
+    etc = etc_files(subnets, row, policy)
+    facts = InstanceFacts(
+        instance=row.id,
+        replica=row.replica,
+        uid_base=context.uid_base(row.service),
+        root=str(context.layout.bundles / row.id / "root"),
+        netns=netns,
+        cgroup=f"/{context.config.cgroup_parent}/{row.id}",
+        cgroup_v2=context.cgroup_v2,
+        hostname=f"{row.service}-{row.replica}",
+        address4=pair.v4,
+        address6=pair.v6,
+        etc_files={name: str(context.layout.bundles / row.id / "etc" / name) for name in etc},
+    )
+    return ContainerPlan(
+        instance=row.id,
+        tree=context.layout.trees / release.images["main"].manifest,
+        config=render_config(policy, release, facts),
+        uid_base=facts.uid_base,
+        etc_files=etc,
+        log_bytes=policy.limits.log,
+    )
+
+
+def etc_files(subnets: tuple[str, ...], row: InstanceRow, policy: Policy) -> dict[str, bytes]:
+    """Return resolv.conf, hosts and hostname. The resolver knows public names only for those who may use it."""
+    public = any(one.cidr == "dns" for one in policy.net.egress)
+    resolver = addresses(subnets, PUBLIC_RESOLVER_INDEX if public else RESOLVER_INDEX)
+    hostname = f"{row.service}-{row.replica}"
+    pair = addresses(subnets, row.address)
+    return {
+        "resolv.conf": f"nameserver {resolver.v4}\nsearch nebh.internal\noptions timeout:2 attempts:3\n".encode(),
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n{pair.v4} {hostname}\n{pair.v6} {hostname}\n".encode(),
+        "hostname": f"{hostname}\n".encode(),
+    }
+
+
+def readiness(release: Release, policy: Policy) -> Check | None:
+    """Return what says that an instance can serve: the declared check, or a connection to its first port."""
+    if release.health.readiness is not None:
+        return release.health.readiness
+    if policy.net.ports:
+        return Check(name="port", kind=CheckKind.TCP, port=min(policy.net.ports.values()), interval=200)
+    return None
+
+
+def exit_text(observed: Observed) -> str:
+    """Say how an instance ended, for people."""
+    if observed.status is Status.ABSENT:
+        return "it is gone without a trace"
+    if observed.oom:
+        return "it was killed because it used more memory than its limit"
+    if observed.exit_code is None:
+        return "its monitor was killed, so its exit code is not known"
+    if observed.exit_code > 128:  # noqa: PLR2004 - the shells' convention
+        return f"it was ended by signal {observed.exit_code - 128}"
+    return f"it exited with code {observed.exit_code}"

@@ -1,0 +1,163 @@
+"""PREPARING: everything slow, nothing visible. May be repeated from the start at any time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from nebh.executor.context import Context
+from nebh.executor.effects import effect
+from nebh.executor.instances import build
+from nebh.executor.run import Run
+from nebh.executor.trust import Trust
+from nebh.images.manifest import decode_manifest
+from nebh.model.errors import BadInput, Failed, NebhError, Refused
+from nebh.model.image import TreeManifest
+from nebh.model.names import instance_id
+from nebh.model.release import Release
+from nebh.model.transaction import State
+from nebh.model.work import InstanceRow, Role, TransactionRow
+from nebh.planning import local
+from nebh.planning.admission import Disk, admit
+
+MANIFEST_LIMIT = 64 * 1024 * 1024
+
+
+def assigned(run: Run, row: TransactionRow) -> TransactionRow:
+    """ASSIGNED: verify and decide; what is accepted goes on to PREPARING."""
+    if row.kind in local.ENDING:
+        return run.move(row, State.PREPARING)
+    try:
+        run.trust.accept(row)
+    except Refused as error:
+        return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
+    except NebhError as error:
+        return run.move(row, State.DROPPED, reason=_with_hint(error))
+    return run.move(row, State.PREPARING)
+
+
+def preparing(run: Run, row: TransactionRow) -> TransactionRow:
+    """PREPARING: fetch, materialise, attach, create. A failure drops the transaction; what ran runs on."""
+    discard(run, row)
+    try:
+        if row.kind not in local.ENDING:
+            release = run.context.accepted.release(row.service, row.epoch, row.to_counter)
+            if release is None:
+                raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
+            fetch_image(run.context, run.trust, row.id, release)
+            _make_instances(run, row)
+    except Refused as error:
+        discard(run, row)
+        return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
+    except (NebhError, OSError) as error:
+        discard(run, row)
+        return run.move(row, State.DROPPED, reason=_with_hint(error))
+    if run.cancelled():
+        discard(run, row)
+        return run.move(row, State.DROPPED, reason=run.cancelled())
+    return run.move(row, State.PREPARED)
+
+
+def _with_hint(error: Exception) -> str:
+    hint = error.hint if isinstance(error, NebhError) else ""
+    return f"{error} ({hint})" if hint else str(error)
+
+
+def discard(run: Run, row: TransactionRow) -> None:
+    """Send away what an earlier try of this transaction made."""
+    leaving = {
+        one.id: Role.LEAVING for one in run.context.work.instances(row.service) if one.role is Role.NEW
+    }
+    if leaving:
+        run.context.work.set_roles(leaving)
+        run.sweeper.sweep_now(tuple(leaving))
+
+
+def fetch_image(context: Context, trust: Trust, transaction: int, release: Release) -> TreeManifest:
+    """Have the release's image here, whole, checked, materialised and on the disk. Raises Refused N9 / N14, Failed."""
+    ref = release.images["main"]
+    with effect(context, transaction, "prepare.manifest"):
+        manifest = read_manifest(context, release)
+    trust.check_image(release, manifest)
+    if context.store.has_tree(ref.manifest):
+        return manifest
+    missing = context.store.missing(manifest)
+    needed = sum(size for _, size in missing.items) + ref.manifest_bytes
+    verdict = admit(Disk(free=context.store.free_bytes(), reserve=context.config.reserve), needed=needed)
+    if not verdict.ok:
+        raise Failed(f"cannot prepare release {release.counter} of {release.service}: {verdict.reason}", hint=verdict.hint)
+    with effect(context, transaction, "prepare.objects"):
+        context.agent.objects(missing.items, lambda digest, size, chunks: context.store.put(digest, size, chunks))
+    with effect(context, transaction, "prepare.materialise"):
+        context.store.materialise(ref.manifest, manifest)
+    with effect(context, transaction, "prepare.sync"):
+        context.store.sync()
+    return manifest
+
+
+def read_manifest(context: Context, release: Release) -> TreeManifest:
+    """Return the manifest of a release, from our store or the agent, its hash checked (N9)."""
+    ref = release.images["main"]
+    held = context.store.read_manifest(ref.manifest)
+    if held is None:
+        held = _fetch_manifest(context, ref.manifest, ref.manifest_bytes)
+        context.store.keep_manifest(ref.manifest, held)
+    return decode_manifest(held)
+
+
+def _fetch_manifest(context: Context, digest: str, size: int) -> bytes:
+    if not 0 < size <= MANIFEST_LIMIT:
+        raise Refused(f"the manifest of {size} bytes is not between 1 and {MANIFEST_LIMIT}", rule="N9")
+    found = bytearray()
+
+    def take(_: str, __: int, chunks: Iterator[bytes]) -> None:
+        for chunk in chunks:
+            found.extend(chunk)
+            if len(found) > size:
+                raise BadInput("cannot take a manifest from the agent: it is longer than signed")
+
+    context.agent.objects(((digest, size),), take)
+    if hashlib.sha256(found).hexdigest() != digest:
+        raise Refused(f"the manifest that was delivered is not {digest[:12]}…", rule="N9", hint="a mirror lies or is broken")
+    return bytes(found)
+
+
+def _make_instances(run: Run, row: TransactionRow) -> None:
+    context = run.context
+    sides = local.plan_sides(
+        kind=row.kind,
+        epoch=row.epoch,
+        to_counter=row.to_counter,
+        replicas=row.replicas,
+        instances=context.work.instances(row.service),
+    )
+    made = tuple(_journal_instance(context, row, replica=replica, slot=slot) for replica, slot in sides.new)
+    for one in made:
+        if run.cancelled():
+            return
+        build(context, one, prefix="prepare")
+    with effect(context, row.id, "prepare.rules"):
+        run.dataplane.apply_network()
+    with effect(context, row.id, "prepare.slots"):
+        run.dataplane.configure_ingress()
+
+
+def _journal_instance(context: Context, row: TransactionRow, *, replica: int, slot: int) -> InstanceRow:
+    with context.database.atomically():
+        attempt = context.work.next_attempt(row.service)
+        one = InstanceRow(
+            id=instance_id(service=row.service, counter=row.to_counter, replica=replica, attempt=attempt),
+            service=row.service,
+            epoch=row.epoch,
+            counter=row.to_counter,
+            replica=replica,
+            attempt=attempt,
+            address=context.work.free_address(),
+            slot=slot,
+            role=Role.NEW,
+            txn=row.id,
+            created_at=context.clock.now_ms(),
+        )
+        context.work.endpoint(row.service, replica)
+        context.work.add_instance(one)
+    return one

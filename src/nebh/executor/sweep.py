@@ -1,0 +1,179 @@
+"""Taking leaving instances away: drain, stop, delete, detach. Each in a thread of its own, since a drain may be long."""
+
+from __future__ import annotations
+
+import threading
+
+from nebh.executor.context import Context
+from nebh.executor.dataplane import Dataplane
+from nebh.executor.effects import effect
+from nebh.executor.instances import release_of
+from nebh.images.store import NodeStore
+from nebh.model.errors import NebhError
+from nebh.model.event import Severity
+from nebh.model.instance import Status
+from nebh.model.network import SlotState, link_plan
+from nebh.model.service import Stop
+from nebh.model.work import InstanceRow, Role
+from nebh.planning import dataplane
+from nebh.planning.retention import ReleaseFacts, keep_releases
+
+POLL = 0.1
+
+
+class Sweeper:
+    """Ends instances. Repeatable: a sweep cut short is begun again by the next executor."""
+
+    def __init__(self, context: Context, plane: Dataplane) -> None:
+        self._context = context
+        self._plane = plane
+        self._lock = threading.Lock()
+        self._sweeping: dict[str, threading.Thread] = {}
+
+    def sweep(self, names: tuple[str, ...]) -> None:
+        """Begin to take away leaving instances, in the background."""
+        for name in names:
+            with self._lock:
+                if name in self._sweeping:
+                    continue
+                thread = threading.Thread(target=self._sweep, args=(name,), name=f"sweep {name}", daemon=True)
+                self._sweeping[name] = thread
+            thread.start()
+
+    def sweep_now(self, names: tuple[str, ...]) -> None:
+        """Take away instances that never served, and wait for it."""
+        for name in names:
+            row = self._context.work.instance(name)
+            if row is not None:
+                self._take_away(row, grace=0)
+        self._tidy(names)
+
+    def busy(self) -> tuple[str, ...]:
+        """Return the instances being taken away."""
+        with self._lock:
+            return tuple(self._sweeping)
+
+    def _sweep(self, name: str) -> None:
+        row = self._context.work.instance(name)
+        try:
+            if row is not None and row.role is Role.LEAVING:
+                self._take_away(row, grace=self._stop_of(row).grace)
+                self._tidy((name,))
+        except (NebhError, OSError) as error:
+            self._context.event(
+                "sweep.failed",
+                f"cannot take {name} away: {error}",
+                severity=Severity.WARNING,
+                service=row.service if row else "",
+                hint="it gets no traffic; restarting nebh-executor tries again",
+            )
+        finally:
+            with self._lock:
+                self._sweeping.pop(name, None)
+
+    def _stop_of(self, row: InstanceRow) -> Stop:
+        return release_of(self._context, row).stop
+
+    def _take_away(self, row: InstanceRow, *, grace: int) -> None:
+        context = self._context
+        if grace:
+            self._drain((row,))
+        with effect(context, row.txn, "sweep.retire"):
+            self._retire(row)
+        if context.drivers.containers.observe(row.id).status is Status.RUNNING and grace:
+            with effect(context, row.txn, "sweep.stop"):
+                self._ask_to_end(row, grace=grace)
+        with effect(context, row.txn, "sweep.delete"):
+            context.drivers.containers.delete(row.id)
+        with effect(context, row.txn, "sweep.detach"):
+            context.drivers.networks.detach(link_plan(context.subnets(), row.address).name)
+        context.work.remove_instance(row.id)
+
+    def _tidy(self, names: tuple[str, ...]) -> None:
+        """After instances are gone: rules and slots without them, and what nobody keeps any more."""
+        if not names:
+            return
+        transaction = 0
+        with effect(self._context, transaction, "sweep.rules"):
+            self._plane.apply_network()
+        with effect(self._context, transaction, "sweep.slots"):
+            self._plane.configure_ingress()
+        with effect(self._context, transaction, "sweep.prune"):
+            self.prune()
+
+    def prune(self) -> None:
+        """Remove trees and objects that no retained release needs."""
+        with self._plane.lock:
+            collect(self._context, self._context.store)
+
+    def quiesce(self, rows: tuple[InstanceRow, ...]) -> None:
+        """Drain and stop instances but keep their place: they may be revived."""
+        self._drain(rows)
+        for row in rows:
+            self._ask_to_end(row, grace=self._stop_of(row).grace)
+
+    def _retire(self, row: InstanceRow) -> None:
+        policy = self._context.accepted.policy(row.service)
+        if policy is not None:
+            self._plane.switch(dataplane.slot_changes(policy=policy, ready=(), drain=(row,), then=SlotState.MAINT))
+
+    def _drain(self, rows: tuple[InstanceRow, ...]) -> None:
+        """Wait until the proxy has no request left on these slots, for the declared drain at most."""
+        clock = self._context.clock
+        for row in rows:
+            policy = self._context.accepted.policy(row.service)
+            if policy is None or not policy.net.routes:
+                continue
+            backends = [f"{row.service}:{port}" for port in dataplane.routed_ports(policy)]
+            end = clock.monotonic() + release_of(self._context, row).update.drain / 1000
+            while clock.monotonic() < end and not self._context.stopping.is_set():
+                counters = [self._context.drivers.ingress.counters(key).get(row.slot) for key in backends]
+                if not any(one is not None and (one.current or one.queued) for one in counters):
+                    break
+                clock.sleep(POLL)
+
+    def _ask_to_end(self, row: InstanceRow, *, grace: int) -> None:
+        containers, clock = self._context.drivers.containers, self._context.clock
+        containers.signal(row.id, self._stop_of(row).signal)
+        end = clock.monotonic() + grace / 1000
+        while clock.monotonic() < end:
+            if containers.observe(row.id).status is not Status.RUNNING:
+                return
+            clock.sleep(0.02)
+        containers.signal(row.id, "KILL")
+
+
+def retained_manifests(context: Context) -> frozenset[str]:
+    """Return the manifest digests that must stay: running, retained, pinned and being prepared."""
+    keep: set[str] = set()
+    instances = context.work.instances()
+    open_now = {(row.service, row.epoch, row.to_counter) for row in context.work.open_transactions()}
+    for service in context.work.services():
+        policy = context.accepted.policy(service.service)
+        rows = context.accepted.release_rows(service.service)
+        running = {(one.epoch, one.counter) for one in instances if one.service == service.service}
+        running |= {(epoch, counter) for name, epoch, counter in open_now if name == service.service}
+        if service.wanted.value != "removed":
+            running.add((service.epoch, service.counter))
+        newest = context.accepted.release(service.service, service.epoch, service.counter)
+        kept = keep_releases(
+            tuple(
+                ReleaseFacts(epoch=row.epoch, counter=row.counter, committed_at=row.committed_at) for row in rows
+            )
+            if service.wanted.value != "removed"
+            else (),
+            running=frozenset(running),
+            pins=frozenset(policy.pins if policy else ()),
+            retention=newest.retention if newest else 3,
+        )
+        for row in rows:
+            if (row.epoch, row.counter) in kept or (row.epoch, row.counter) in running:
+                release = context.accepted.release(row.service, row.epoch, row.counter)
+                if release is not None:
+                    keep.add(release.images["main"].manifest)
+    return frozenset(keep)
+
+
+def collect(context: Context, store: NodeStore) -> None:
+    """Remove what `retained_manifests` does not name."""
+    store.collect(retained_manifests(context))

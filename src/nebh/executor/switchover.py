@@ -1,0 +1,80 @@
+"""STARTING and the cut-over: the only moment that users could feel."""
+
+from __future__ import annotations
+
+import gc
+
+from nebh.executor.dataplane import with_roles
+from nebh.executor.effects import effect, hot_effect
+from nebh.executor.health import wait_ready
+from nebh.executor.run import Run
+from nebh.model.network import SlotState
+from nebh.model.transaction import State
+from nebh.model.work import InstanceRow, Role, TransactionRow
+from nebh.planning import dataplane
+
+Rows = tuple[InstanceRow, ...]
+
+
+def prepared(run: Run, row: TransactionRow) -> TransactionRow | None:
+    """PREPARED: go on when the controller said `run`; otherwise wait for it (None)."""
+    return None if row.phase == "prepare" else run.move(row, State.STARTING)
+
+
+def starting(run: Run, row: TransactionRow) -> TransactionRow:
+    """STARTING: start the new side, wait until it is ready, cut over."""
+    new, old = run.sides(row)
+    if new and not _overlaps(run, row):
+        _yield_place(run, row, old)
+    for one in new:
+        with effect(run.context, row.id, "start.start"):
+            run.context.drivers.containers.start(one.id)
+        run.supervisor.watch(one.id)
+    for one in new:
+        result = wait_ready(run.context, one, cancelled=run.cancelled)
+        if not result.ok:
+            return run.move(row, State.ROLLING_BACK, reason=result.detail)
+    if run.cancelled():
+        return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
+    return cut_over(run, row, new=new, old=old)
+
+
+def _overlaps(run: Run, row: TransactionRow) -> bool:
+    release = run.context.accepted.release(row.service, row.epoch, row.to_counter)
+    return release is None or release.update.overlap
+
+
+def _yield_place(run: Run, row: TransactionRow, old: Rows) -> None:
+    """On a host too small for both sides: the old one ends before the new one starts."""
+    policy = run.context.policy(row.service)
+    with effect(run.context, row.id, "start.yield"):
+        run.dataplane.switch(dataplane.slot_changes(policy=policy, ready=(), drain=old, then=SlotState.DRAIN))
+        run.sweeper.quiesce(old)
+
+
+def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> TransactionRow:
+    """Let new requests go to the new side. Everything is computed before; the journal follows in one commit."""
+    context = run.context
+    policy = context.policy(row.service)
+    roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
+    changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
+    after = with_roles(context.work.instances(), roles)
+    gc.disable()
+    try:
+        with hot_effect("cutover.switch"):
+            run.dataplane.switch(changes)
+        with hot_effect("cutover.endpoints"):
+            run.dataplane.apply_network(after)
+        row = run.move(row, State.CHECKING, roles=roles, via=State.CUTTING_OVER, cutover=True)
+    finally:
+        gc.enable()
+    settle(run, row, prefix="cutover")
+    return row
+
+
+def settle(run: Run, row: TransactionRow, *, prefix: str) -> None:
+    """After the roles are journalled: names, and the file that a cold start of the ingress reads."""
+    with effect(run.context, row.id, f"{prefix}.names"):
+        run.dataplane.apply_names()
+    with effect(run.context, row.id, f"{prefix}.record"):
+        run.dataplane.record_ingress()

@@ -1,0 +1,70 @@
+"""CHECKING, HEALTHY, COMMITTED: watching the new side, and keeping it."""
+
+from __future__ import annotations
+
+from nebh.executor.health import Bake
+from nebh.executor.run import Run
+from nebh.model.event import Severity
+from nebh.model.service import OnFailure
+from nebh.model.transaction import State
+from nebh.model.work import Role, TransactionRow, Wanted
+from nebh.planning import local
+
+
+def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
+    """CHECKING: bake. None when the executor is stopping: the next one begins the bake again."""
+    context = run.context
+    release = context.accepted.release(row.service, row.epoch, row.to_counter)
+    if row.kind in local.ENDING or release is None:
+        return run.move(row, State.HEALTHY)
+    new, _ = run.sides(row)
+    bake = Bake(context, release, new)
+    end = context.clock.monotonic() + release.update.bake / 1000
+    while True:
+        if context.stopping.is_set():
+            return None
+        if run.cancelled():
+            return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
+        reason = bake.step()
+        if reason:
+            return _failed(run, row, reason, on_failure=release.update.on_failure)
+        if context.clock.monotonic() >= end:
+            return run.move(row, State.HEALTHY)
+        context.clock.sleep(min(bake.pause(end), 0.5))
+
+
+def _failed(run: Run, row: TransactionRow, reason: str, *, on_failure: OnFailure) -> TransactionRow | None:
+    if on_failure is OnFailure.ROLLBACK:
+        return run.move(row, State.ROLLING_BACK, reason=reason)
+    run.context.event(
+        "transaction.held",
+        f"{row.service}: release {row.to_counter} fails its checks and is held, as its spec asks: {reason}",
+        severity=Severity.ALARM,
+        service=row.service,
+        hint=f"`nebh abort {row.service}` goes back, `nebh resume {row.service}` keeps it",
+    )
+    while not run.context.stopping.is_set():
+        if run.cancelled():
+            return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
+        if run.resumed():
+            return run.move(row, State.HEALTHY, reason=f"kept by an operator although {reason}")
+        run.context.clock.sleep(0.5)
+    return None
+
+
+def healthy(run: Run, row: TransactionRow) -> TransactionRow:
+    """HEALTHY: nobody else to wait for on one node, so commit: the release is the node's, the old side leaves."""
+    context = run.context
+    _, old = run.sides(row)
+    wanted = {"stop": Wanted.STOPPED, "remove": Wanted.REMOVED}.get(row.kind, Wanted.RUNNING)
+    with context.database.atomically():
+        known = context.work.service(row.service)
+        counter = row.to_counter if wanted is Wanted.RUNNING else (known.counter if known else 0)
+        context.work.set_service(
+            row.service, epoch=row.epoch, counter=counter, replicas=row.replicas, wanted=wanted
+        )
+        if wanted is Wanted.RUNNING:
+            context.accepted.mark_committed(row.service, row.epoch, counter, now=context.clock.now_ms())
+        row = run.move(row, State.COMMITTED, roles={one.id: Role.LEAVING for one in old})
+    run.sweeper.sweep(tuple(one.id for one in old))
+    return row
