@@ -35,6 +35,11 @@ class NetworkDriver(Protocol):
         """Replace the whole table in one transaction."""
         ...
 
+    def swap(self, rules: NetworkRules) -> None:
+        """As `apply`, but change only what differs from the rules applied last: for the instant of a cut-over.
+        Connections that run are left where they are by both."""
+        ...
+
     def remove(self) -> None:
         """Take away everything `ensure` and `apply` made."""
         ...

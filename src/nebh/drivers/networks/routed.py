@@ -1,0 +1,109 @@
+"""The network driver: one routed veth per instance, one table of ours, both made by the networker."""
+
+from __future__ import annotations
+
+import threading
+
+from nebh.drivers.networks import nft_rules
+from nebh.drivers.networks.nft_rules import Table
+from nebh.host.run import Command, CommandFailed
+from nebh.host.worker import Worker
+from nebh.model.errors import Broken, NotFound
+from nebh.model.network import (
+    GATEWAY_INDEX,
+    PUBLIC_RESOLVER_INDEX,
+    RESOLVER_INDEX,
+    LinkPlan,
+    NetworkRules,
+    addresses,
+)
+
+
+class RoutedNetwork:
+    """See NetworkDriver. worker: a networker (`nebh.host.networker.fork_networker`). Thread-safe."""
+
+    def __init__(self, worker: Worker, *, connections: int = nft_rules.CONNECTIONS) -> None:
+        self._worker = worker
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._subnets: tuple[str, ...] = ()
+        self._applied: Table | None = None
+
+    def ensure(self, subnets: tuple[str, ...]) -> None:
+        """Make what all links share. A table of ours that stands already stays as it is."""
+        own = [addresses(subnets, index) for index in (RESOLVER_INDEX, PUBLIC_RESOLVER_INDEX, GATEWAY_INDEX)]
+        both = [address for pair in own for address in (pair.v4, pair.v6)]
+        with self._lock:
+            if not self._table_stands():
+                self._load(nft_rules.build_table(NetworkRules(subnets=subnets), connections=self._connections))
+            self._worker.call("ensure", {"own": both, "subnets": list(subnets)})
+            self._subnets = subnets
+
+    def attach(self, link: LinkPlan) -> str:
+        """Make namespace and link; return the namespace's path."""
+        if not self._subnets:
+            raise Broken(f"cannot attach {link.name}: the network was not ensured")
+        gateway = addresses(self._subnets, GATEWAY_INDEX)
+        own = [link.pair.v4, link.pair.v6]
+        path, _ = self._worker.call("attach", {"name": link.name, "own": own, "gateway": [gateway.v4, gateway.v6]})
+        return str(path)
+
+    def hand_over(self, link_name: str) -> None:
+        """Forget the namespace."""
+        self._worker.call("hand_over", {"name": link_name})
+
+    def detach(self, link_name: str) -> None:
+        """Remove the link."""
+        self._worker.call("detach", {"name": link_name})
+
+    def links(self) -> tuple[str, ...]:
+        """Return the names of our links."""
+        names, _ = self._worker.call("links")
+        return tuple(names)
+
+    def apply(self, rules: NetworkRules) -> None:
+        """Replace the whole table. Its counters start again at 0."""
+        table = nft_rules.build_table(rules, connections=self._connections)
+        with self._lock:
+            self._load(table)
+
+    def swap(self, rules: NetworkRules) -> None:
+        """As `apply`, but send only the elements that differ from what was applied last when that is enough."""
+        table = nft_rules.build_table(rules, connections=self._connections)
+        with self._lock:
+            change = None if self._applied is None else nft_rules.render_change(self._applied, table)
+            if change is None:
+                self._load(table)
+                return
+            try:
+                if change:
+                    self._nft(change)
+            except CommandFailed:  # somebody changed our table behind our back: put it right as a whole
+                self._load(table)
+            self._applied = table
+
+    def remove(self) -> None:
+        """Take away the table, the shared interface and its routes. Forwarding stays on."""
+        with self._lock:
+            self._nft(nft_rules.render_removal())
+            self._applied = None
+            self._worker.call("remove", {"subnets": list(self._subnets)})
+
+    def counters(self) -> dict[str, int]:
+        """Return packets by counter since the last `apply`: `spoofed`, `never`, `refused_<service>`, ..."""
+        try:
+            result = self._worker.run(Command(argv=("nft", "list", "counters", "table", "inet", "nebh"), timeout=20))
+        except CommandFailed as error:
+            raise NotFound("cannot read the counters: our table is not there", hint="run `nebh doctor`") from error
+        return nft_rules.parse_counters(result.text)
+
+    def _table_stands(self) -> bool:
+        command = Command(argv=("nft", "list", "chain", "inet", "nebh", "from_instance"), accept=(0, 1), timeout=20)
+        return self._worker.run(command).status == 0
+
+    def _load(self, table: Table) -> None:
+        self._nft(nft_rules.render_table(table))
+        self._applied = table
+
+    def _nft(self, text: str) -> None:
+        self._worker.run(Command(argv=("nft", "-f", "-"), stdin=text.encode(), timeout=20))
