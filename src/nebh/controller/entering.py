@@ -1,0 +1,73 @@
+"""Nobody becomes operator or node by signing a nonce."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from nebh.controller.core import Core
+from nebh.controller.identity import Caller, Unidentified, check_hex
+from nebh.model.api import Nonce, Token, TokenRequest, Who
+from nebh.model.errors import BadInput
+from nebh.model.statement import TransportKey
+from nebh.signing.statements import peek_statement, verify_raw, verify_statement
+from nebh.wire.challenge import challenge
+
+
+def give_nonce(core: Core) -> Nonce:
+    """Return a nonce to sign."""
+    return Nonce(nonce=core.identity.nonce())
+
+
+def give_token(core: Core, request: TokenRequest) -> Token:
+    """Return a token for whoever holds the key. Raises BadInput, Unidentified, Refused."""
+    check_hex(request.key, size=32, what="the key")
+    signature = check_hex(request.signature, size=64, what="the signature")
+    caller = _known(core, request)
+    message = challenge(kind=request.kind, nonce=request.nonce)
+    if not verify_raw(public=request.key, signature=signature, data=message):
+        raise Unidentified("cannot give a token: the signature over the nonce is wrong", again=False)
+    core.identity.use_nonce(request.nonce)
+    return core.identity.token(caller)
+
+
+def _known(core: Core, request: TokenRequest) -> Caller:
+    match request.kind:
+        case Who.OPERATOR:
+            keys = core.trusted.operator_keys if core.trusted else ()
+            if request.key not in keys:
+                raise Unidentified(
+                    "cannot give a token: the key is no operator's in the published metadata",
+                    again=False,
+                    hint="was the key replaced? `nebh trust show` lists the keys",
+                )
+            return Caller(kind=Who.OPERATOR, name=request.key[:16], key=request.key)
+        case Who.NODE:
+            return _known_node(core, request)
+        case Who.NOBODY:
+            raise BadInput("cannot give a token to nobody", hint="kind is node or operator")
+
+
+def _known_node(core: Core, request: TokenRequest) -> Caller:
+    data = decode_envelope(request.envelope)
+    node = core.active_node(peek_statement(data, "transport", TransportKey).node_id)
+    if node is None:
+        raise Unidentified(
+            "cannot give a token: the published list has no such active node",
+            again=False,
+            hint="was the node enrolled, and not revoked? `nebh node list` shows it",
+        )
+    statement = verify_statement(
+        data, "transport", TransportKey, keys=(node.sign_pk,), cluster_id=core.standing().nodes.cluster_id
+    )
+    if statement.transport_pk != request.key or statement.not_after * 1000 <= core.now():
+        raise Unidentified("cannot give a token: the node's statement names another key, or is too old", again=False)
+    return Caller(kind=Who.NODE, name=node.name, key=request.key, node_id=node.node_id)
+
+
+def decode_envelope(text: str) -> bytes:
+    """Return the bytes of an `envelope` field. Raises BadInput."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInput("cannot read a signed statement: it is not base64") from error

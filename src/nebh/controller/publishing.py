@@ -1,0 +1,121 @@
+"""Publishing: compare-and-swap of the signed set, verified before it replaces anything."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from nebh.controller.core import Core
+from nebh.controller.identity import Caller, Unidentified
+from nebh.controller.repository import TIMESTAMP
+from nebh.host import faults
+from nebh.host.files import write_atomic
+from nebh.model.api import Published, PublishRequest, Who
+from nebh.model.errors import BadInput, Conflict, Refused
+from nebh.model.event import Severity
+from nebh.model.trust import TrustedSet
+from nebh.state.history import add_history
+from nebh.state.publications import swap_publication
+
+
+async def publish(core: Core, request: PublishRequest, *, caller: Caller) -> Published:
+    """Let a new set stand in the place of `request.base`; nodes are woken. The first publication needs no operator:
+    there is none known yet. Raises Conflict, Refused, BadInput; then what stood stands on."""
+    if core.trusted is not None and caller.kind is not Who.OPERATOR:
+        raise Unidentified("cannot publish: only operators may", again=True, hint="sign with an operator key")
+    async with core.publishing:
+        _check_base(core, request.base)
+        staging = await asyncio.to_thread(core.repository.stage, request)
+        try:
+            trusted, timestamp = await asyncio.to_thread(_verify, core, staging)
+            await asyncio.to_thread(core.repository.install, staging)
+            _swap(core, base=request.base, trusted=trusted, timestamp=timestamp, by=caller.name)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+    core.wake_nodes()
+    return Published(snapshot=core.snapshot, versions=trusted.versions)
+
+
+def _check_base(core: Core, base: int) -> None:
+    if base != core.snapshot:
+        raise Conflict(
+            f"cannot publish: built upon snapshot {base}, but snapshot {core.snapshot} stands now",
+            hint="fetch what was published meanwhile, look at it, and sign again",
+        )
+
+
+def _verify(core: Core, staging: Path) -> tuple[TrustedSet, bytes]:
+    old = core.trusted
+    folders = (staging, core.repository.folder)
+    root = core.repository.trusted_root(version=old.versions["root"] if old else 0)
+    if root is None:
+        root = _first_root(staging)
+    place = staging / "metadata" / TIMESTAMP
+    if not place.exists():
+        write_atomic(place, sign_timestamp(core, folders))
+    trusted = core.tools.verify(folders, root=root)
+    if old is not None:
+        _check_newer(old, trusted)
+    core.repository.check_staged(staging, old=old, new=trusted)
+    return trusted, place.read_bytes()
+
+
+def _first_root(staging: Path) -> bytes:
+    try:
+        return (staging / "metadata" / "1.root.json").read_bytes()
+    except FileNotFoundError:
+        raise BadInput("cannot publish: the first publication needs 1.root.json") from None
+
+
+def _check_newer(old: TrustedSet, new: TrustedSet) -> None:
+    for role, version in old.versions.items():
+        if role in new.versions and new.versions[role] < version:
+            raise Refused(
+                f"cannot publish: {role} would go back from version {version} to {new.versions[role]}",
+                rule="N2",
+                hint="build upon what is published now",
+            )
+    if new.versions["snapshot"] == old.versions["snapshot"] and new.digests["snapshot"] != old.digests["snapshot"]:
+        raise Conflict("cannot publish: this snapshot version stands with other bytes")
+
+
+def sign_timestamp(core: Core, folders: tuple[Path, ...]) -> bytes:
+    """Return a timestamp by the controller's key for the newest snapshot in `folders`."""
+    found = [
+        (int(path.name.split(".")[0]), path)
+        for folder in folders
+        for path in (folder / "metadata").glob("*.snapshot.json")
+        if folder != core.repository.folder or path.name == f"{core.snapshot}.snapshot.json"
+    ]
+    if not found:
+        raise BadInput("cannot publish: there is no snapshot")
+    version = (core.trusted.versions["timestamp"] if core.trusted else 0) + 1
+    return core.tools.timestamp(snapshot=max(found)[1].read_bytes(), version=version)
+
+
+async def renew_timestamp(core: Core) -> None:
+    """Replace timestamp.json by a fresh one for the same snapshot. Raises Refused when the key may not."""
+    async with core.publishing:
+        staging = core.repository.folder / "staging-timestamp"
+        try:
+            await asyncio.to_thread((staging / "metadata").mkdir, parents=True, exist_ok=True)
+            trusted, timestamp = await asyncio.to_thread(_verify, core, staging)
+            _swap(core, base=core.snapshot, trusted=trusted, timestamp=timestamp, by="")
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+
+
+def _swap(core: Core, *, base: int, trusted: TrustedSet, timestamp: bytes, by: str) -> None:
+    now = core.now()
+    with core.database.begin() as connection:
+        swap_publication(connection, base=base, trusted=trusted, timestamp=timestamp, at=now)
+        if by:
+            detail = f"snapshot {trusted.versions['snapshot']}"
+            add_history(connection, at=now, by=by, what="published", service="", detail=detail)
+        faults.point("controller.publish.swap.before")
+    faults.point("controller.publish.swap.after")
+    core.trusted, core.timestamp = trusted, timestamp
+    core.repository.point(timestamp)
+    if by:
+        core.report_event("published", Severity.INFO, f"snapshot {trusted.versions['snapshot']} was published by {by}")

@@ -1,0 +1,56 @@
+"""The serving process's side of `verifying`: one child process per call."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from nebh.host.run import Command, run
+from nebh.model.errors import Broken
+from nebh.model.trust import TrustedSet
+from nebh.wire import codec, failures
+
+LIMIT = 64 << 20
+
+
+class TrustChild:
+    """TrustTools that start `nebh-controller verify` and `nebh-controller timestamp`. key: file of the timestamp key."""
+
+    def __init__(self, *, key: Path) -> None:
+        self._key = key
+
+    def verify(self, folders: tuple[Path, ...], *, root: bytes) -> TrustedSet:
+        """Verify in a child. Raises what `verifying.verify_folders` raises."""
+        with tempfile.NamedTemporaryFile(prefix="nebh-root-") as file:
+            file.write(root)
+            file.flush()
+            answer = _ask("verify", "--root", file.name, *map(str, folders))
+        return codec.decode_loose(answer, TrustedSet, what="the verifier's answer", limit=LIMIT)
+
+    def timestamp(self, *, snapshot: bytes, version: int) -> bytes:
+        """Sign in a child."""
+        with tempfile.NamedTemporaryFile(prefix="nebh-snapshot-") as file:
+            file.write(snapshot)
+            file.flush()
+            return _ask("timestamp", "--key", str(self._key), "--version", str(version), file.name)
+
+
+def _ask(*words: str) -> bytes:
+    command = Command(
+        argv=(sys.executable, "-m", "nebh.programs.controller", *words),
+        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        timeout=60,
+        accept=(0, 3),
+    )
+    done = run(command)
+    if done.status == 0:
+        return done.stdout
+    try:
+        plain = msgspec.json.decode(done.stdout, type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise Broken("cannot read the verifier's answer") from error
+    raise failures.from_plain(plain)
