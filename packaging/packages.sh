@@ -77,9 +77,16 @@ if [ ! -e $policy ]; then
 fi
 echo "Installing Debian packages: $need"
 export DEBIAN_FRONTEND=noninteractive
-apt-get -qq -o Acquire::Retries=3 update
+log=$(mktemp)
 # shellcheck disable=SC2086  # a list of names
-apt-get -qq -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 install -y --no-install-recommends $need >/dev/null
+if ! { apt-get -qq -o Acquire::Retries=3 update &&
+    apt-get -qq -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 install -y --no-install-recommends $need; } >"$log" 2>&1; then
+    cat "$log" >&2
+    rm -f "$log"
+    echo "cannot install packages: apt-get says why above" >&2
+    exit 1
+fi
+rm -f "$log"
 case " $need " in
     *" haproxy "*) command -v systemctl >/dev/null && systemctl -q disable haproxy.service 2>/dev/null || true ;;
 esac
