@@ -151,7 +151,7 @@ def _load_role(found: _Found, store: TrustStore, name: str, *, wanted: tuple[str
     try:
         store.info(f"{prefix}-")
     except Expired:
-        if wanted is None or any(path.startswith(prefix) for path in wanted):
+        if any(path.startswith(prefix) for path in wanted or ()):
             raise
         found.expires[name] = 0
         return None

@@ -1,0 +1,156 @@
+"""The verifier as a short-lived child: its parent never imports python-tuf or cryptography's PEM code (28 MB).
+
+Protocol, frames of `wire/frames.py` over the child's file descriptor 0, a unix stream socket; a *blob* is one or more
+frames {"op": "part", "last": bool} with at most 1 MiB of body each:
+
+  parent: {"op": "verify", "directory", "root", "cluster_id", "source", "wanted": [...] | null}
+  child:  {"op": "need", "name": "metadata/timestamp.json", "max": n}      any number of times, one at a time
+  parent: {"op": "found"} + blob of at most n + 1 bytes | {"op": "absent"} | {"op": "failed", + wire.failures}
+  child:  {"op": "verified"} + blob (canonical TrustedSet) | {"op": "refused", + wire.failures}     then it exits
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nebh.host.channels import Channel, Closed, TimedOut, socket_pair
+from nebh.host.run import Command, start
+from nebh.model.errors import Broken, NebhError
+from nebh.model.trust import TrustedSet
+from nebh.wire import codec, failures, frames
+
+Fetch = Callable[[str, int], bytes | None]
+NEEDS_LIMIT = 20_000
+RESULT_LIMIT = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What to verify. directory: python-tuf's folder of this source alone; root: file with the pinned root; wanted:
+    release paths to read, None = every listed one."""
+
+    directory: Path
+    root: Path
+    cluster_id: str
+    source: str
+    wanted: tuple[str, ...] | None = ()
+
+
+def verify_in_child(request: Verification, fetch: Fetch, *, timeout: float = 60.0) -> TrustedSet:
+    """Return what a fresh verifier process found, fetching through `fetch` (name, max) -> bytes or None.
+
+    Raises what the verifier raised (Refused with its rule, Unreachable, BadInput), what `fetch` raised, and Broken
+    when the child dies or takes longer than `timeout` seconds.
+    """
+    ours, theirs = socket_pair()
+    with contextlib.ExitStack() as stack:
+        stack.callback(ours.close)
+        with theirs:
+            process = start(
+                Command(
+                    argv=(sys.executable, "-s", "-m", "nebh.programs.verifier"),
+                    env={"PYTHONPATH": _module_path(), "PYTHONDONTWRITEBYTECODE": "1"},
+                ),
+                stdin=theirs.fileno(),
+            )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        end = time.monotonic() + timeout
+        try:
+            return _converse(Pipe(ours, end=end), request, fetch)
+        except TimedOut as error:
+            raise Broken(f"cannot verify {request.source}: the verifier took over {timeout:.0f} s") from error
+        except Closed as error:
+            status = process.wait(timeout=5)
+            raise Broken(f"cannot verify {request.source}: the verifier died (status {status})") from error
+
+
+def _module_path() -> str:
+    """Return where this very program tree lies; the child's environment is built from nothing."""
+    return str(Path(__file__).parents[2])
+
+
+class Pipe:
+    """Frames and blobs over a channel until `end` (CLOCK_MONOTONIC seconds)."""
+
+    def __init__(self, channel: Channel, *, end: float) -> None:
+        self._channel = channel
+        self._end = end
+
+    def send(self, head: Mapping[str, Any], body: bytes = b"") -> None:
+        """Send one frame."""
+        self._channel.send(frames.pack(dict(head), body), timeout=self._left())
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame."""
+        head, body = frames.PREFIX.unpack(self._channel.receive(frames.PREFIX.size, timeout=self._left()))
+        frames.check_lengths(head, body)
+        data = self._channel.receive(head + body, timeout=self._left())
+        return frames.parse_head(data[:head]), data[head:]
+
+    def send_blob(self, data: bytes) -> None:
+        """Send bytes of any length."""
+        for at in range(0, len(data) or 1, frames.BODY_LIMIT):
+            last = at + frames.BODY_LIMIT >= len(data)
+            self.send({"op": "part", "last": last}, data[at : at + frames.BODY_LIMIT])
+
+    def receive_blob(self, *, limit: int) -> bytes:
+        """Return bytes of at most `limit`. Raises Broken when there are more."""
+        parts, size = [], 0
+        while True:
+            head, body = self.receive()
+            size += len(body)
+            if head.get("op") != "part" or size > limit:
+                raise Broken("cannot read from the other side of the verifier: it breaks the protocol")
+            parts.append(body)
+            if head.get("last") is True:
+                return b"".join(parts)
+
+    def _left(self) -> float:
+        return max(self._end - time.monotonic(), 0.001)
+
+
+def _converse(pipe: Pipe, request: Verification, fetch: Fetch) -> TrustedSet:
+    pipe.send(
+        {
+            "op": "verify",
+            "directory": str(request.directory),
+            "root": str(request.root),
+            "cluster_id": request.cluster_id,
+            "source": request.source,
+            "wanted": None if request.wanted is None else list(request.wanted),
+        }
+    )
+    for _ in range(NEEDS_LIMIT):
+        head, _body = pipe.receive()
+        match head.get("op"):
+            case "need":
+                _answer(pipe, fetch, name=str(head["name"]), limit=int(head["max"]))
+            case "verified":
+                data = pipe.receive_blob(limit=RESULT_LIMIT)
+                return codec.decode(data, TrustedSet, what="what the verifier found", limit=RESULT_LIMIT)
+            case "refused":
+                raise failures.from_plain(head)
+            case _:
+                break
+    raise Broken("cannot verify: the verifier breaks the protocol")
+
+
+def _answer(pipe: Pipe, fetch: Fetch, *, name: str, limit: int) -> None:
+    try:
+        data = fetch(name, limit)
+    except NebhError as error:
+        # The child turns it into its own last word, so that there is one way for an error to come back.
+        pipe.send({"op": "failed", **failures.to_plain(error)})
+        return
+    if data is None:
+        pipe.send({"op": "absent"})
+        return
+    pipe.send({"op": "found"})
+    pipe.send_blob(data[: limit + 1])
