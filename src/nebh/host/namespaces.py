@@ -18,7 +18,6 @@ MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_BIND = 0x1000
 MS_REC = 0x4000
-MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
@@ -62,7 +61,7 @@ def setns(descriptor: int, kind: int = 0) -> None:
 
 
 def mount(source: str, target: Path, *, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2)."""
+    """Attach a file system or a bind at `target`; flags are MS_*."""
     _checked(
         _libc.mount(
             source.encode(),
@@ -81,9 +80,10 @@ def unmount(target: Path) -> None:
 
 
 def private_mounts() -> None:
-    """Give this process a mount namespace of its own from which nothing reaches the host's."""
+    """Give this process a mount namespace of its own: nothing of it reaches the host's; what the host mounts or
+    unmounts later arrives here."""
     unshare(CLONE_NEWNS)
-    mount("none", Path("/"), flags=MS_REC | MS_PRIVATE)
+    mount("none", Path("/"), flags=MS_REC | MS_SLAVE)
 
 
 def open_tree(path: Path) -> int:
@@ -151,8 +151,18 @@ def make_userns(*, base: int, size: int) -> int:
         os.waitpid(child, 0)
 
 
+def bind_readonly(path: Path) -> None:
+    """Cover `path` by a read-only view of itself. Its device files still work; nobody changes their owner or mode."""
+    tree = open_tree(path)
+    try:
+        mount_setattr(tree, attributes=MOUNT_ATTR_RDONLY)
+        move_mount(tree, path)
+    finally:
+        os.close(tree)
+
+
 def prctl(option: int, *arguments: int) -> int:
-    """Call prctl(2); missing arguments are 0."""
+    """Change what the kernel does with this process (prctl(2)); missing arguments are 0."""
     padded = (*arguments, 0, 0, 0, 0)[:4]
     return _checked(_libc.prctl(option, *(ctypes.c_ulong(value) for value in padded)), f"prctl {option}")
 

@@ -76,8 +76,10 @@ def wait_end(process: ProcessId, *, seconds: float) -> bool:
         os.close(descriptor)
 
 
-def reap() -> None:
-    """Collect every dead child of this process without waiting."""
+def kill_children() -> None:
+    """Kill and collect every child of this process, and those it inherits meanwhile as a subreaper."""
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while True:
+            for text in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
+                os.kill(int(text), signal.SIGKILL)
+            os.waitpid(-1, 0)

@@ -83,7 +83,7 @@ def _detach(plan: Spawn, report: int) -> None:
         if plan.no_new_privs:
             namespaces.forbid_new_privileges()
         os.execve(plan.argv[0], plan.argv, environment(plan.env))  # noqa: S606 - no shell is the point
-    except BaseException as error:  # noqa: BLE001 - a forked child must not return
+    except BaseException as error:
         os.write(report, str(error).replace("\n", " ").encode())
     finally:
         os._exit(127)
@@ -98,7 +98,7 @@ def _redirect(output: str) -> None:
 
 
 def encode_command(command: Command) -> dict[str, Any]:
-    """Return a command as JSON values."""
+    """Return a command as JSON values, for `run_encoded`."""
     return {
         "argv": command.argv,
         "env": command.env,
@@ -108,38 +108,38 @@ def encode_command(command: Command) -> dict[str, Any]:
     }
 
 
-def decode_result(value: dict[str, Any]) -> Result:
-    """Return the answer of `run` as a Result."""
-    stdout, stderr = base64.b64decode(value["stdout"]), base64.b64decode(value["stderr"])
-    return Result(status=value["status"], stdout=stdout, stderr=stderr)
-
-
-def _run(args: dict[str, Any], _fds: tuple[int, ...]) -> dict[str, Any]:
+def run_encoded(args: dict[str, Any], _fds: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Run a command from `encode_command` to its end; its outcome as JSON values, for `judge_outcome`."""
     command = Command(
         argv=tuple(args["argv"]),
         env=args.get("env") or {},
         stdin=None if args.get("stdin") is None else base64.b64decode(args["stdin"]),
         cwd=Path(args["cwd"]) if args.get("cwd") else None,
         timeout=args.get("timeout", 60.0),
-        accept=tuple(range(-64, 256)),  # the parent judges the status
+        accept=tuple(range(-64, 256)),  # the caller judges the status
     )
     try:
         done = run(command)
     except CommandFailed as error:
         stderr = base64.b64encode(error.stderr.encode()).decode()
-        return {"status": error.status or 0, "stdout": "", "stderr": stderr, "timed_out": error.status is None}
-    return {
-        "status": done.status,
-        "stdout": base64.b64encode(done.stdout).decode(),
-        "stderr": base64.b64encode(done.stderr).decode(),
-        "timed_out": False,
-    }
+        return {"status": error.status, "stdout": "", "stderr": stderr}
+    stdout, stderr = base64.b64encode(done.stdout).decode(), base64.b64encode(done.stderr).decode()
+    return {"status": done.status, "stdout": stdout, "stderr": stderr}
+
+
+def judge_outcome(command: Command, outcome: dict[str, Any]) -> Result:
+    """Return what `run_encoded` brought. Raises CommandFailed as `nebh.host.run.run` does."""
+    stdout, stderr = base64.b64decode(outcome["stdout"]), base64.b64decode(outcome["stderr"])
+    status = outcome["status"]
+    if status is None or status not in command.accept:
+        raise CommandFailed(command, status=status, stderr=stderr.decode(errors="replace"))
+    return Result(status=status, stdout=stdout, stderr=stderr)
 
 
 def _spawn(args: dict[str, Any], _fds: tuple[int, ...]) -> dict[str, Any]:
-    tuples = {name: tuple(args[name]) for name in ("argv", "capabilities", "cgroups") if name in args}
+    tuples: dict[str, Any] = {name: tuple(args[name]) for name in ("argv", "capabilities", "cgroups") if name in args}
     process = spawn(Spawn(**{**args, **tuples}))
     return {"pid": process.pid, "started": process.started}
 
 
-STANDARD_HANDLERS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], Any]] = {"run": _run, "spawn": _spawn}
+STANDARD_HANDLERS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], Any]] = {"run": run_encoded, "spawn": _spawn}

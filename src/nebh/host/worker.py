@@ -21,12 +21,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from nebh.host import processes
 from nebh.host.namespaces import die_with_parent
-from nebh.host.run import Command, CommandFailed, Result
-from nebh.host.spawn import STANDARD_HANDLERS, Reply, Spawn, decode_result, encode_command
+from nebh.host.run import Command, Result
+from nebh.host.spawn import STANDARD_HANDLERS, Reply, Spawn, encode_command, judge_outcome
 from nebh.model import errors
 from nebh.model.errors import Broken, Failed, NebhError, Refused
 
@@ -84,7 +85,7 @@ class Worker:
         args: Mapping[str, Any] | None = None,
         *,
         fds: tuple[int, ...] = (),
-        timeout: float = 60.0,  # noqa: ASYNC109 - threads, not asyncio
+        timeout: float = 60.0,
     ) -> tuple[Any, tuple[int, ...]]:
         """Do one operation; return its JSON value and the descriptors it sent (the caller's to close).
 
@@ -140,13 +141,8 @@ class Worker:
 
     def run(self, command: Command) -> Result:
         """Run a command to its end inside the helper (in its namespaces); as `nebh.host.run.run`."""
-        args = encode_command(command)
-        value, _ = self.call("run", args, timeout=(command.timeout or 3600.0) + 5.0)
-        result = decode_result(value)
-        if value["timed_out"] or result.status not in command.accept:
-            status = None if value["timed_out"] else result.status
-            raise CommandFailed(command, status=status, stderr=result.stderr.decode(errors="replace"))
-        return result
+        outcome, _ = self.call("run", encode_command(command), timeout=(command.timeout or 3600.0) + 5.0)
+        return judge_outcome(command, outcome)
 
     def spawn(self, spawn: Spawn) -> processes.ProcessId:
         """Start a detached process that outlives helper and parent. Raises Failed when it cannot be executed."""
@@ -199,7 +195,7 @@ def _serve(channel: socket.socket, handlers: Mapping[str, Handler], setup: Calla
     if setup is not None:
         try:
             setup()
-        except Exception as error:  # noqa: BLE001 - it travels to the parent
+        except Exception as error:
             problem = _encode_error("set up the helper", error)
     while True:
         first, fds = _receive_start(channel)
@@ -211,7 +207,7 @@ def _serve(channel: socket.socket, handlers: Mapping[str, Handler], setup: Calla
                 answer["error"] = problem
             elif head["op"] != "ready":
                 reply = _answer(handlers, head, fds)
-        except Exception as error:  # noqa: BLE001 - it travels to the parent
+        except Exception as error:
             answer["error"] = _encode_error(head["op"], error)
         finally:
             _close_all(fds)
@@ -292,7 +288,7 @@ def _close_all(fds: tuple[int, ...]) -> None:
 
 
 def _close_inherited(kept: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
+    for entry in tuple(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) not in kept:
             with contextlib.suppress(OSError):
-                os.close(int(name))
+                os.close(int(entry.name))

@@ -1,0 +1,194 @@
+"""The launcher: a helper (nebh.host.worker) that starts conmon with a container's root file system mounted.
+
+The mount is made in a namespace that only conmon and its container share: it lives as long as they do, nothing has to
+be unmounted, the host does not see it, and it outlives the executor. crun's other verbs run here too, each in a child
+of its own, because the launcher sees the cgroup hierarchies as crun should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nebh.host import namespaces, processes
+from nebh.host.cgroups import hybrid_unified
+from nebh.host.run import Command, CommandFailed, Result, environment
+from nebh.host.spawn import Reply, encode_command, judge_outcome, run_encoded
+from nebh.host.worker import Worker
+from nebh.model.errors import Failed
+
+UID_RANGE = 65_536
+_children: set[int] = set()  # of the launcher process: one launcher, one process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A conmon to start. tree is shown at `root`, its ids mapped from `uid_base` on; cgroups: folders conmon enters;
+    output: file for what conmon itself says."""
+
+    argv: tuple[str, ...]
+    tree: str
+    root: str
+    uid_base: int
+    cgroups: tuple[str, ...]
+    output: str
+
+
+def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
+    """Fork the launcher from the (single-threaded) executor, in the namespaces its containers' conmons should have."""
+    return Worker.fork("launcher", {"launch": _launch, "start": _start, "reap": _reap}, setup=_setup, keep_fds=keep_fds)
+
+
+def launch(worker: Worker, plan: Launch, *, timeout: float) -> int:
+    """Start conmon, wait for `crun create` to end and return the pid of the container's first process.
+
+    Raises Failed with what crun said, or when it took longer than `timeout` seconds.
+    """
+    _, (sync, start) = worker.call("launch", asdict(plan))
+    try:
+        os.write(start, b"\n")
+        line = _read_line(sync, timeout=timeout)
+    except BrokenPipeError as error:
+        raise Failed(f"cannot start conmon: {_tail(plan.output)}") from error
+    finally:
+        os.close(sync)
+        os.close(start)
+        worker.call("reap")
+    if not line:
+        raise Failed(f"cannot create the container: conmon ended without a word: {_tail(plan.output)}")
+    answer = json.loads(line)
+    pid = int(answer.get("data", answer.get("pid", -1)))
+    if pid <= 0:
+        raise Failed(f"cannot create the container: {answer.get('message', '').strip() or _tail(plan.output)}")
+    return pid
+
+
+def run_beside(worker: Worker, command: Command) -> Result:
+    """Run a command to its end in the launcher's namespaces, beside whatever else it does. As nebh.host.run.run."""
+    _, (answer,) = worker.call("start", encode_command(command))
+    try:
+        line = _read_line(answer, timeout=(command.timeout or 3600.0) + 5.0)
+    finally:
+        os.close(answer)
+        worker.call("reap")
+    if not line:
+        raise CommandFailed(command, status=None, stderr="its helper ended without a word")
+    return judge_outcome(command, json.loads(line))
+
+
+def _setup() -> None:
+    os.umask(0o022)  # crun walks to bundle and root as the mapped root: folders need o+x
+    namespaces.private_mounts()
+    # crun gives its stdin, /dev/null, to the container's user, who could then close the host's to everybody
+    namespaces.bind_readonly(Path("/dev"))
+    unified = hybrid_unified()
+    if unified is not None:
+        # a tmpfs over it: crun would leave folders there, or plain files where it were merely unmounted
+        namespaces.mount("tmpfs", unified, kind="tmpfs", data="size=1m,mode=755")
+
+
+def _launch(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
+    _reap({}, ())
+    plan = Launch(**{**args, "argv": tuple(args["argv"]), "cgroups": tuple(args["cgroups"])})
+    sync, start, errors = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _become_conmon(plan, sync=sync[1], start=start[0], errors=errors[1])
+    _children.add(child)
+    for descriptor in (sync[1], start[0], errors[1]):
+        os.close(descriptor)
+    with os.fdopen(errors[0], "rb") as file:
+        problem = file.read().decode(errors="replace")
+    if problem:
+        os.close(sync[0])
+        os.close(start[1])
+        raise Failed(f"cannot create the container: {problem}")
+    return Reply(result=child, fds=(sync[0], start[1]))
+
+
+def _become_conmon(plan: Launch, *, sync: int, start: int, errors: int) -> None:
+    """Turn a forked child into conmon. It has no PDEATHSIG: it must outlive us."""
+    try:
+        os.setsid()
+        namespaces.private_mounts()
+        userns = namespaces.make_userns(base=plan.uid_base, size=UID_RANGE)
+        namespaces.bind_idmapped(Path(plan.tree), Path(plan.root), userns=userns)
+        for folder in plan.cgroups:
+            (Path(folder) / "cgroup.procs").write_text(f"{os.getpid()}\n", encoding="ascii")
+        with contextlib.suppress(PermissionError):  # needs CAP_SYS_RESOURCE
+            Path("/proc/self/oom_score_adj").write_text("-1000", encoding="ascii")
+        nothing = os.open("/dev/null", os.O_RDWR)
+        output = os.open(plan.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        os.dup2(nothing, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.set_inheritable(sync, True)
+        os.set_inheritable(start, True)
+        env = environment({"_OCI_SYNCPIPE": str(sync), "_OCI_STARTPIPE": str(start)})
+        os.execve(plan.argv[0], plan.argv, env)  # noqa: S606 - no shell is the point
+    except BaseException as error:
+        os.write(errors, str(error).encode())
+    finally:
+        os._exit(127)
+
+
+def _start(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
+    _reap({}, ())
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            namespaces.die_with_parent(parent=parent)
+            os.close(reading)
+            namespaces.become_subreaper()
+            answer = json.dumps(run_encoded(args)).encode() + b"\n"
+            processes.kill_children()  # a killed `crun exec` leaves its process inside the container
+            while answer:
+                answer = answer[os.write(writing, answer) :]
+        finally:
+            os._exit(0)
+    _children.add(child)
+    os.close(writing)
+    return Reply(result=child, fds=(reading,))
+
+
+def _reap(_args: dict[str, Any], _fds: tuple[int, ...]) -> None:
+    # by pid, not -1: a command that `run` waits for is not ours to collect
+    for pid in tuple(_children):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        _children.discard(pid)
+
+
+def _read_line(descriptor: int, *, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLHUP)
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise Failed(f"cannot wait for the container runtime: it said nothing for {timeout:g} s")
+        part = os.read(descriptor, 1 << 16)
+        if not part:
+            break
+        data += part
+    return bytes(data)
+
+
+def _tail(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "no output"
+    return text.strip()[-1000:] or "no output"
