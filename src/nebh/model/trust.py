@@ -52,7 +52,8 @@ class TrustedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptedRelease:
-    """A release this node accepted: hex SHA-256 of its target bytes; committed_at: Unix ms, 0 = never committed."""
+    """A release this node accepted: hex SHA-256 of its target bytes; committed_at: Unix ms, 0 = never committed;
+    rollback_until: as the release says, Unix seconds, 0 = not shortened."""
 
     service: str
     epoch: int
@@ -60,6 +61,7 @@ class AcceptedRelease:
     digest: str
     accepted_at: int
     committed_at: int = 0
+    rollback_until: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

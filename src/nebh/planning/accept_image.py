@@ -1,0 +1,76 @@
+"""N9 and N14 on the image that arrived for a release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nebh.model.image import ImageRef, LintFinding, TreeManifest
+from nebh.model.policy import Policy
+from nebh.model.release import Release
+from nebh.planning.lint import find_unexcepted
+from nebh.planning.program import find_program_problem
+from nebh.planning.rules import Finding, Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """found: what the manifest that arrived says of itself. findings: of lint on that manifest."""
+
+    release: Release
+    policy: Policy
+    found: ImageRef
+    manifest: TreeManifest
+    findings: tuple[LintFinding, ...]
+
+
+def _same(facts: ImageFacts) -> Finding | None:
+    signed, found = facts.release.images.get("main"), facts.found
+    if signed is not None and (signed.manifest, signed.bytes, signed.entries) == (
+        found.manifest,
+        found.bytes,
+        found.entries,
+    ):
+        return None
+    return Finding(
+        reason=f"the image that arrived ({found.manifest[:12]}, {found.bytes} bytes, {found.entries} entries) is not "
+        "the one that was signed",
+        hint="a mirror is broken or lies; the release is untouched",
+        alarm=True,
+    )
+
+
+def _limits(facts: ImageFacts) -> Finding | None:
+    limits, found = facts.policy.limits, facts.found
+    if found.bytes > limits.image_bytes:
+        reason = f"the image has {found.bytes} bytes, the policy allows {limits.image_bytes}"
+        return Finding(reason=reason, hint="make it smaller, or raise limits.image_bytes")
+    if found.entries > limits.image_entries:
+        reason = f"the image has {found.entries} entries, the policy allows {limits.image_entries}"
+        return Finding(reason=reason, hint="make it smaller, or raise limits.image_entries")
+    return None
+
+
+def _program(facts: ImageFacts) -> Finding | None:
+    problem = find_program_problem(facts.manifest, facts.release.argv[0] if facts.release.argv else "")
+    hint = "argv starts with the program's absolute path inside the image"
+    return Finding(reason=f"the image cannot start: {problem}", hint=hint) if problem else None
+
+
+def _lint(facts: ImageFacts) -> Finding | None:
+    left = find_unexcepted(facts.findings, facts.policy.lint_exceptions)
+    if not left:
+        return None
+    more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+    first = left[0]
+    return Finding(
+        reason=f"lint: {first.path}: {first.message}{more}",
+        hint=f'take it out of the image, or allow it: policy.lint_exceptions: ["{first.rule.value}:{first.path}"]',
+    )
+
+
+IMAGE_RULES: tuple[Rule[ImageFacts], ...] = (
+    Rule(id="N9.image", description="digest, bytes and entries are as signed", check=_same),
+    Rule(id="N9.limits", description="the image is within the policy's limits", check=_limits),
+    Rule(id="image.program", description="the image holds the program that argv names", check=_program),
+    Rule(id="N14.lint", description="lint is clean or excepted in the policy", check=_lint),
+)
