@@ -235,8 +235,13 @@ def _add_shared_link() -> None:
 
 
 def _delete_link(name: str) -> None:
-    if name in _interfaces():
-        run(Command(argv=("ip", "link", "del", name), accept=(0,) if name in _interfaces() else (0, 1), timeout=20))
+    if name not in _interfaces():
+        return
+    try:
+        run(Command(argv=("ip", "link", "del", name), timeout=20))
+    except CommandFailed:
+        if name in _interfaces():  # else it went by itself, with its namespace
+            raise
 
 
 def _interfaces() -> set[str]:

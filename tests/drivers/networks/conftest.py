@@ -62,12 +62,15 @@ class Person:
     def datagram(self, address, port, timeout=0.6):
         return self.worker.call("datagram", {"address": address, "port": port, "timeout": timeout})[0]
 
-    def served(self):
+    def served(self, *, clear=False):
         """Addresses of those who opened connections here."""
-        return self.worker.call("served")[0]
+        return self.worker.call("served", {"clear": clear})[0]
 
     def _served(self, args, fds):
-        return self.peers
+        peers = list(self.peers)
+        if args["clear"]:
+            self.peers.clear()
+        return peers
 
     def _serve(self, args, fds):
         tcp, udp = (socket.socket(family(args["address"]), kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
@@ -160,6 +163,10 @@ class Host:
         )
         self.ip(f"route add default via {self.net4}\nroute add default via {self.net6}\n")
         self.internet, self.root = self.person(self.path("-net")), self.person(self.path())
+        self.internet.serve(self.net6, 1, "up")
+        while self.root.open(self.net6, 1, timeout=0.1) != "up":
+            pass  # the kernel says that a link is up when it finds time to
+        self.internet.served(clear=True)
         self.worker = fork_networker(setup=lambda: enter(self.path()))
         stack.callback(self.worker.close)
         self.driver = RoutedNetwork(self.worker)

@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass
 
 from nebh.model.errors import BadInput, Broken
+from nebh.model.names import check_name
 from nebh.model.network import (
     GATEWAY_INDEX,
     PUBLIC_RESOLVER_INDEX,
@@ -195,6 +196,7 @@ def _with_embedded(four: tuple[str, ...], six: tuple[str, ...]) -> tuple[tuple[s
 
 
 def _egress_chain(service: str, wanted: tuple[Egress, ...]) -> str:
+    check_name(service, what="service")
     rules = [_egress_rule(service, egress) for egress in wanted if egress.cidr != PUBLIC_NAMES]
     lines = "".join(f"    {rule}\n" for rule in rules)
     counter = f"  counter refused_{service} {{ }}\n"
@@ -203,7 +205,7 @@ def _egress_chain(service: str, wanted: tuple[Egress, ...]) -> str:
 
 def _egress_rule(service: str, egress: Egress) -> str:
     try:
-        network: _Network = ipaddress.ip_network(egress.cidr)
+        network: _Network = ipaddress.ip_network(_without_scope(egress.cidr))
     except ValueError as error:
         raise BadInput(
             f"cannot open {egress.cidr!r} to {service}: {error}", hint='write a CIDR such as 203.0.113.0/24, or "dns"'
@@ -216,6 +218,13 @@ def _egress_rule(service: str, egress: Egress) -> str:
         words += [family, "daddr", "!=", f"@private{version}"]
     words += [egress.protocol, "dport", str(egress.port)] if egress.port else ["meta", "l4proto", egress.protocol]
     return " ".join((*words, "goto open"))
+
+
+def _without_scope(cidr: str) -> str:
+    # the standard library takes any text after a percent sign for an interface, line breaks and all
+    if "%" in cidr:
+        raise ValueError("it names an interface")
+    return cidr
 
 
 def _wider_than_private(network: _Network) -> bool:
