@@ -1,1 +1,1 @@
-"""The REST doors of the controller (floor 6): decode, one use case, encode."""
+"""Floor 6: REST: decode, one use case, encode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 
@@ -30,19 +31,23 @@ async def publish(core: Core, request: PublishRequest, *, caller: Caller) -> Pub
         try:
             trusted, timestamp = await asyncio.to_thread(_verify, core, staging)
             await asyncio.to_thread(core.repository.install, staging)
-            _swap(core, base=request.base, trusted=trusted, timestamp=timestamp, by=caller.name)
+            _swap(core, base=core.snapshot, trusted=trusted, timestamp=timestamp, by=caller.name)
         finally:
             await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
     core.wake_nodes()
     return Published(snapshot=core.snapshot, versions=trusted.versions)
 
 
-def _check_base(core: Core, base: int) -> None:
-    if base != core.snapshot:
-        raise Conflict(
-            f"cannot publish: built upon snapshot {base}, but snapshot {core.snapshot} stands now",
-            hint="fetch what was published meanwhile, look at it, and sign again",
-        )
+def _check_base(core: Core, base: dict[str, int]) -> None:
+    """O3. The timestamp does not count: it is renewed by itself while an operator reads a difference."""
+    current = core.trusted.versions if core.trusted else {}
+    for role in sorted({*base, *current} - {"timestamp"}):
+        if base.get(role) != current.get(role):
+            raise Conflict(
+                f"cannot publish: built upon {role} version {base.get(role, 0)}, "
+                f"but version {current.get(role, 0)} stands now",
+                hint="somebody else published meanwhile: look at what changed and run the command again",
+            )
 
 
 def _verify(core: Core, staging: Path) -> tuple[TrustedSet, bytes]:
@@ -52,13 +57,23 @@ def _verify(core: Core, staging: Path) -> tuple[TrustedSet, bytes]:
     if root is None:
         root = _first_root(staging)
     place = staging / "metadata" / TIMESTAMP
-    if not place.exists():
+    if _timestamp_version(place) <= (old.versions["timestamp"] if old else 0):
         write_atomic(place, sign_timestamp(core, folders))
     trusted = core.tools.verify(folders, root=root)
     if old is not None:
         _check_newer(old, trusted)
     core.repository.check_staged(staging, old=old, new=trusted)
     return trusted, place.read_bytes()
+
+
+def _timestamp_version(place: Path) -> int:
+    """Return the version of a staged timestamp, -1 when there is none: it is verified later."""
+    try:
+        return int(json.loads(place.read_bytes())["signed"]["version"])
+    except FileNotFoundError:
+        return -1
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput("cannot publish: timestamp.json is no timestamp") from error
 
 
 def _first_root(staging: Path) -> bytes:

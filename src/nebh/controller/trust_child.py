@@ -54,3 +54,13 @@ def _ask(*words: str) -> bytes:
     except msgspec.DecodeError as error:
         raise Broken("cannot read the verifier's answer") from error
     raise failures.from_plain(plain)
+
+
+def migrate_in_child(state: Path) -> None:
+    """Make or upgrade the database with `nebh-controller migrate`, so that Alembic is not loaded here."""
+    run(
+        Command(
+            argv=(sys.executable, "-m", "nebh.programs.controller", "migrate", "--state", str(state)),
+            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    )

@@ -3,23 +3,19 @@ the serving process never holds python-tuf in memory."""
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import json
 import tempfile
 from pathlib import Path
 
-from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
+from tuf.api._payload import Snapshot, Timestamp
 
 from nebh.host.files import read_bounded
 from nebh.model.errors import BadInput
 from nebh.model.trust import TrustedSet
-from nebh.signing.keys import TufSigner
+from nebh.signing import roles
 from nebh.signing.statements import StatementSigner
 from nebh.signing.trust_store import TrustStore
 from nebh.signing.trusted_set import read_trusted_set
-
-TIMESTAMP_DAYS = 3
 
 
 def verify_folders(folders: tuple[Path, ...], *, root: bytes) -> TrustedSet:
@@ -47,14 +43,13 @@ def _cluster_of(root: bytes) -> str:
 
 
 def make_timestamp(*, snapshot: bytes, version: int, signer: StatementSigner, now: int) -> bytes:
-    """Return a timestamp for a snapshot file that is good for three days from `now` (Unix ms)."""
-    signed = Metadata[Snapshot].from_bytes(snapshot).signed
-    end = datetime.datetime.fromtimestamp(now // 1000, datetime.UTC) + datetime.timedelta(days=TIMESTAMP_DAYS)
-    meta = MetaFile(
-        version=signed.version, length=len(snapshot), hashes={"sha256": hashlib.sha256(snapshot).hexdigest()}
+    """Return a timestamp for a snapshot file that is good for three days from `now` (Unix ms). Raises BadInput."""
+    signed = roles.parse_role(snapshot, Snapshot)
+    return roles.seal_role(
+        Timestamp(snapshot_meta=roles.meta_file(snapshot, signed.version)),
+        signers=(signer,),
+        cluster_id=str(signed.unrecognized_fields.get("cluster_id", "")),
+        version=version,
+        now=now // 1000,
+        life=roles.LIFETIMES["timestamp"],
     )
-    extra = {"cluster_id": signed.unrecognized_fields.get("cluster_id", ""), "signed_at": now // 1000}
-    body = Timestamp(version=version, expires=end, snapshot_meta=meta, unrecognized_fields=extra)
-    metadata = Metadata(body)
-    metadata.sign(TufSigner(signer))
-    return metadata.to_bytes()

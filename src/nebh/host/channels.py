@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from nebh.host.files import write_all
 from nebh.model.errors import BadInput, Unreachable
 
 PATH_LIMIT = 107
@@ -78,6 +80,15 @@ class Channel:
             raise TimedOut(f"{self.name} did not answer in time") from error
         except OSError as error:
             raise Closed(f"cannot read from {self.name}: {error.strerror or error}", partial=True) from error
+
+    def receive_some(self, size: int, *, timeout: float | None = None) -> bytes:
+        """Return what is there, at most `size` bytes, waiting for the first; b"" at the end. Raises TimedOut, Closed."""
+        return self._receive_some(size, None if timeout is None else time.monotonic() + timeout)
+
+    def finish(self) -> None:
+        """Tell the other side that no more will be sent."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def peer(self) -> Peer:
         """Return the credentials of the process at the other end of a unix socket."""
@@ -191,3 +202,47 @@ def socket_pair() -> tuple[Channel, Channel]:
     """Return two connected channels."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Channel(one, name="the first of a pair"), Channel(other, name="the second of a pair")
+
+
+def listening_unix(path: Path, *, mode: int) -> socket.socket:
+    """Return a socket that listens on `path`, for a server that accepts by itself; a dead socket there goes."""
+    _check_path(path)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.bind(str(beside))
+    beside.chmod(mode)
+    sock.listen(256)
+    beside.replace(path)
+    return sock
+
+
+def listening_tcp(address: str, port: int) -> socket.socket:
+    """Return a TCP socket that listens on an IPv4 or IPv6 address. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((address, port))
+    sock.listen(256)
+    return sock
+
+
+def bridge_stdio(channel: Channel) -> None:
+    """Copy standard input to the channel and the channel to standard output until the channel ends."""
+    inward = 0
+    ends = [inward, channel.fileno()]
+    while True:
+        ready, _, _ = select.select(ends, [], [])
+        if inward in ready:
+            data = os.read(inward, _CHUNK)
+            if data:
+                channel.send(data, timeout=None)
+            else:
+                ends.remove(inward)
+                channel.finish()
+        if channel.fileno() in ready:
+            data = channel.receive_some(_CHUNK)
+            if not data:
+                return
+            write_all(1, data)

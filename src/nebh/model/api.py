@@ -63,11 +63,11 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishRequest:
-    """Compare-and-swap: `base` is the snapshot version built upon (0 = first publication). metadata: new files by
-    their name, such as `7.targets.json`; targets: by their path below targets/, hash prefix included. `timestamp.json`
-    may be left out: the controller then signs one with its own key."""
+    """Compare-and-swap: `base` holds the versions built upon by role ({} = first publication; the timestamp's does not
+    count). metadata: new files by their name, such as `7.targets.json`; targets: by their path below targets/, hash
+    prefix included. The controller signs `timestamp.json` itself when it is left out or was overtaken."""
 
-    base: int
+    base: dict[str, int]
     metadata: dict[str, str]
     targets: dict[str, str] = field(default_factory=dict)
 

@@ -1,0 +1,67 @@
+"""Who may call an operation: declared beside it, checked before anything of the request is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+
+from nebh.controller.core import Core
+from nebh.controller.identity import NOBODY, Caller, Unidentified
+from nebh.model.api import Who
+
+EVERYBODY = (Who.NOBODY, Who.NODE, Who.OPERATOR)
+KNOWN = (Who.NODE, Who.OPERATOR)
+_SCHEMA = "/schema"
+
+
+def allow(*who: Who) -> dict[str, Any]:
+    """Return the `opt` of an operation that `who` may call."""
+    return {"who": who}
+
+
+def allowed(handler: BaseRouteHandler) -> tuple[Who, ...]:
+    """Return who may call an operation. Raises TypeError when it does not say so."""
+    who = handler.opt.get("who")
+    if not isinstance(who, tuple):
+        if any(path.startswith(_SCHEMA) for path in handler.paths) or handler.opt.get("schema"):
+            return EVERYBODY
+        raise TypeError(f"{handler} does not say who may call it")
+    return who
+
+
+def make_guard(core: Core) -> Any:
+    """Return the guard that finds out who calls and turns away whoever may not."""
+
+    def guard(connection: ASGIConnection[Any, Any, Any, State], handler: BaseRouteHandler) -> None:
+        caller = _caller(core, connection.headers.get("authorization", ""))
+        who = handler.opt.get("who", EVERYBODY)
+        if caller.kind not in who:
+            wanted = " or ".join(one.value for one in who)
+            raise Unidentified(
+                f"cannot do this as {caller.kind.value}: it takes a token of {wanted}",
+                again=True,
+                hint="POST /v1/nonces, sign the nonce, POST /v1/tokens",
+            )
+        connection.scope["state"]["caller"] = caller
+
+    return guard
+
+
+def _caller(core: Core, header: str) -> Caller:
+    if not header:
+        return NOBODY
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unidentified("cannot accept the authorization: it is no bearer token", again=False)
+    return core.identity.caller(token)
+
+
+def get_caller(request: Request[Any, Any, State]) -> Caller:
+    """Return whom the guard found."""
+    caller = request.scope["state"]["caller"]
+    assert isinstance(caller, Caller)
+    return caller

@@ -1,0 +1,28 @@
+"""Operations for nodes: what waits for them, what they have to say."""
+
+from __future__ import annotations
+
+from litestar import post
+
+from nebh.api.access import allow
+from nebh.controller import relaying
+from nebh.controller.core import Core
+from nebh.controller.identity import Caller
+from nebh.model.api import PollAnswer, PollRequest, ReportAnswer, ReportRequest, Who
+
+NODE = allow(Who.NODE)
+
+
+@post("/v1/node/poll", opt=NODE, status_code=200)
+async def poll(core: Core, caller: Caller, data: PollRequest) -> PollAnswer:
+    """Long poll: assignments, orders and log requests for this node, and the snapshot version published now."""
+    return await relaying.answer_poll(core, data, caller=caller)
+
+
+@post("/v1/node/report", opt=NODE, status_code=200, sync_to_thread=False)
+def report(core: Core, caller: Caller, data: ReportRequest) -> ReportAnswer:
+    """Receipts, events, status and log lines of this node; answers with the newest numbers that are stored."""
+    return relaying.take_report(core, data, caller=caller)
+
+
+HANDLERS = (poll, report)

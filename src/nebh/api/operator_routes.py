@@ -1,0 +1,133 @@
+"""Operations for operators: look, deploy, order."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar import get, post
+from litestar.params import Parameter
+
+from nebh.api.access import allow
+from nebh.controller import deploying, viewing
+from nebh.controller.core import Core
+from nebh.controller.identity import Caller
+from nebh.controller.placing import schedule
+from nebh.model.api import (
+    Deployment,
+    DeploymentRequest,
+    Events,
+    History,
+    LogPage,
+    Nodes,
+    Receipts,
+    Relayed,
+    Releases,
+    Services,
+    ServiceView,
+    Signed,
+    Status,
+    Who,
+)
+
+OPERATOR = allow(Who.OPERATOR)
+Cursor = Annotated[int, Parameter(ge=-1, lt=2**53)]
+Wait = Annotated[int, Parameter(ge=0, le=60_000, description="ms to wait for the first answer")]
+Text = Annotated[str, Parameter(max_length=200)]
+
+
+@get("/v1/status", opt=OPERATOR, sync_to_thread=False)
+def status(core: Core) -> Status:
+    """The cloud at a glance."""
+    return viewing.view_status(core)
+
+
+@get("/v1/nodes", opt=OPERATOR, sync_to_thread=False)
+def nodes(core: Core) -> Nodes:
+    """The signed nodes with what they last reported."""
+    return viewing.view_nodes(core)
+
+
+@get("/v1/services", opt=OPERATOR, sync_to_thread=False)
+def services(core: Core) -> Services:
+    """Every service that has a policy."""
+    return viewing.view_services(core)
+
+
+@get("/v1/services/{service:str}", opt=OPERATOR, sync_to_thread=False)
+def service_view(core: Core, service: str) -> ServiceView:
+    """One service: its releases, where it runs, its newest deployment."""
+    return viewing.view_service(core, service)
+
+
+@get("/v1/services/{service:str}/releases", opt=OPERATOR, sync_to_thread=False)
+def releases(core: Core, service: str) -> Releases:
+    """A service's listed releases, newest first."""
+    return viewing.view_releases(core, service)
+
+
+@post("/v1/services/{service:str}/deployments", opt=OPERATOR, status_code=200, sync_to_thread=False)
+def deployments(core: Core, caller: Caller, service: str, data: DeploymentRequest) -> Deployment:
+    """Choose nodes, sign an assignment for each, wake them. The same nonce again gives the same answer."""
+    return deploying.deploy(core, service=service, request=data, caller=caller, schedule=schedule)
+
+
+@post("/v1/orders", opt=OPERATOR, status_code=200, sync_to_thread=False)
+def orders(core: Core, caller: Caller, data: Signed) -> Relayed:
+    """Relay an operator's signed order to the nodes it names."""
+    return deploying.relay_order(core, data.envelope, caller=caller)
+
+
+@post("/v1/hints", opt=OPERATOR, status_code=204, sync_to_thread=False)
+def hints(core: Core) -> None:
+    """Wake every node, so that it looks at the published set now."""
+    core.wake_nodes()
+
+
+@get("/v1/events", opt=OPERATOR)
+async def events(core: Core, after: Cursor = -1, service: Text = "", wait: Wait = 0) -> Events:
+    """Events after a cursor, oldest first; -1 begins 50 before the newest. A long poll when `wait` is given."""
+    return await viewing.view_events(core, after=after, service=service, wait=wait / 1000)
+
+
+@get("/v1/receipts", opt=OPERATOR)
+async def receipts(core: Core, nonce: Text = "", after: Cursor = 0, wait: Wait = 0) -> Receipts:
+    """Nodes' signed receipts after a cursor, untouched. A long poll when `wait` is given."""
+    return await viewing.view_receipts(core, nonce=nonce, after=after, wait=wait / 1000)
+
+
+@get("/v1/history", opt=OPERATOR, sync_to_thread=False)
+def history(core: Core, service: Text = "", before: Cursor = 0, limit: int = 50) -> History:
+    """What was asked of this controller, newest first."""
+    return viewing.view_history(core, service=service, before=before, limit=limit)
+
+
+@get("/v1/services/{service:str}/logs", opt=OPERATOR)
+async def logs(
+    core: Core,
+    service: str,
+    node: Text = "",
+    instance: Text = "",
+    cursor: Text = "",
+    limit: Annotated[int, Parameter(ge=1, le=5000)] = 500,
+    follow: Annotated[int, Parameter(ge=0, le=30_000, description="ms the node waits for a line")] = 0,
+) -> LogPage:
+    """Log lines, relayed through the poll of a node that runs the service."""
+    return await viewing.view_logs(
+        core, service=service, node=node, instance=instance, cursor=cursor, limit=limit, wait=follow
+    )
+
+
+HANDLERS = (
+    status,
+    nodes,
+    services,
+    service_view,
+    releases,
+    deployments,
+    orders,
+    hints,
+    events,
+    receipts,
+    history,
+    logs,
+)

@@ -1,0 +1,51 @@
+"""TLS 1.3 with pinned certificates: no names, no authorities, one hash that an operator signed."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+
+from nebh.host.channels import Channel
+from nebh.model.errors import Refused, Unreachable
+
+
+def require_tls13(context: ssl.SSLContext | None) -> None:
+    """Let a server's context speak nothing older than TLS 1.3."""
+    if context is not None:
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+
+
+def connect_tls(*, host: str, port: int, pins: tuple[str, ...], timeout: float) -> Channel:
+    """Connect to a server whose certificate's SHA-256 (hex, DER) is one of `pins`. Raises Unreachable, Refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the pin below is stronger than any authority
+    plain = open_tcp(host=host, port=port, timeout=timeout)
+    try:
+        sock = context.wrap_socket(plain, server_hostname=None)
+        certificate = sock.getpeercert(binary_form=True) or b""
+    except OSError as error:
+        plain.close()
+        raise Unreachable(f"cannot speak TLS with {host}:{port}: {error}") from error
+    found = hashlib.sha256(certificate).hexdigest()
+    if found not in pins:
+        sock.close()
+        raise Refused(
+            f"cannot trust {host}:{port}: its certificate has SHA-256 {found}, which is not pinned",
+            rule="pin",
+            hint="somebody may stand between; a new certificate must be signed in with `nebh controller pin`",
+        )
+    return Channel(sock, name=f"{host}:{port}")
+
+
+def open_tcp(*, host: str, port: int, timeout: float) -> socket.socket:
+    """Return a connected TCP socket. Raises Unreachable."""
+    try:
+        return socket.create_connection((host, port), timeout=timeout)
+    except OSError as error:
+        raise Unreachable(
+            f"cannot connect to {host}:{port}: {error.strerror or error}",
+            hint="is the address right, and the port open?",
+        ) from error
