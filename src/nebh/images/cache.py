@@ -158,6 +158,15 @@ class ScratchSink:
             self._stored.add(digest)
         return digest
 
+    def spool(self, chunks: Iterable[bytes]) -> int:
+        """Keep `chunks` in a file without a name and return its descriptor, which the caller closes."""
+        name = temporary_name()
+        descriptor = os.open(name, _CREATE & ~os.O_WRONLY | os.O_RDWR, 0o600, dir_fd=self.folder)
+        os.unlink(name, dir_fd=self.folder)
+        for chunk in chunks:
+            write_all(descriptor, chunk)
+        return descriptor
+
     def _has(self, digest: str) -> bool:
         if digest in self._stored:
             return True

@@ -7,11 +7,8 @@ answer - a manifest and a report - is untrusted: the manifest is validated and e
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from nebh.host.confine import Confinement, Ended, ordinary_user, run_confined
@@ -19,8 +16,8 @@ from nebh.images.cache import ImageCache
 from nebh.images.intake import Intake, Sink
 from nebh.images.layers import ImageTree
 from nebh.images.manifest import MAX_MANIFEST, decode_manifest, encode_manifest, refer_to
+from nebh.images.opening import Opened, open_source
 from nebh.images.report import ImageDefaults, ImportLimits, ImportReport
-from nebh.images.sources.directory import read_directory
 from nebh.model.errors import BadInput, Broken, Failed, NebhError
 from nebh.model.image import LintFinding, TreeManifest
 from nebh.model.service import ImageSource, SourceKind
@@ -44,16 +41,6 @@ class _Answer:
     failed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A source whose descriptors are open. `read` fills the tree and returns origin and defaults; it runs in the
-    child. `reach`: the child may give up this user's rights, all it reads is open."""
-
-    what: str
-    read: Callable[[ImageTree, Intake], tuple[str, ImageDefaults]]
-    reach: bool
-
-
 def import_image(
     source: ImageSource, *, cache: ImageCache, limits: ImportLimits = _LIMITS, architecture: str = "amd64"
 ) -> ImportReport:
@@ -69,9 +56,9 @@ def import_image(
             digest=source.location, ref=refer_to(manifest), manifest=manifest, origin=f"manifest:{source.location}"
         )
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(_open(source, architecture))
+        opened = stack.enter_context(open_source(source, cache=cache, architecture=architecture))
         scratch = stack.enter_context(cache.scratch())
-        user = ordinary_user() if opened.reach else None
+        user = ordinary_user() if opened.confined else None
         scratch.give_to(user)
         sink = stack.enter_context(scratch.sink())
         ended = run_confined(
@@ -96,26 +83,6 @@ def import_image(
         findings=answer.findings,
         defaults=answer.defaults,
     )
-
-
-@contextlib.contextmanager
-def _open(source: ImageSource, architecture: str) -> Iterator[Opened]:
-    del architecture
-    what = f"{source.kind.value}:{source.location}"
-    path = Path(source.location)
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    except OSError as error:
-        raise BadInput(f"cannot import {what}: {error.strerror}") from error
-
-    def read(tree: ImageTree, intake: Intake) -> tuple[str, ImageDefaults]:
-        tree.add_layer(read_directory(descriptor, intake), whiteouts=False)
-        return what, ImageDefaults()
-
-    try:
-        yield Opened(what=what, read=read, reach=False)
-    finally:
-        os.close(descriptor)
 
 
 def _work(opened: Opened, sink: Sink, limits: ImportLimits) -> _Answer:

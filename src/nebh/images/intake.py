@@ -5,7 +5,6 @@ Nothing is ever created at a path that a source names: contents go to a sink by 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +26,10 @@ class Sink(Protocol):
 
     def store(self, chunks: Iterable[bytes], *, size: int) -> str:
         """Keep exactly the bytes of `chunks`, `size` of them, and return their hex SHA-256."""
+        ...
+
+    def spool(self, chunks: Iterable[bytes]) -> int:
+        """Keep `chunks` in a file without a name and return its descriptor, which the caller closes."""
         ...
 
 
@@ -59,14 +62,18 @@ class Intake:
         return BadInput(f"cannot import {self.what}: {path[:300]!r}: {problem}", hint=hint)
 
     def name(self, raw: bytes) -> str:
-        """Return a source's path as a canonical one; "" is the root itself. Leading `./` and a trailing `/` go; raises
-        BadInput for whatever else is not canonical."""
+        """Count an entry and return its path, made `canonical`."""
         self._entries += 1
         if self._entries > self.limits.entries:
             raise BadInput(
                 f"cannot import {self.what}: it has more than {self.limits.entries} entries",
                 hint="raise the limit only for an image that you trust",
             )
+        return self.canonical(raw)
+
+    def canonical(self, raw: bytes) -> str:
+        """Return a source's path as a canonical one; "" is the root itself. Leading `./` and a trailing `/` go; raises
+        BadInput for whatever else is not canonical."""
         try:
             path = raw.decode()
         except UnicodeDecodeError:
@@ -142,15 +149,3 @@ class Intake:
         if mode & _STICKY:
             self.counts["entries lost their sticky bit"] += 1
         return mode & 0o777
-
-
-class MemorySink:
-    """Hashes and forgets: for looking at a source without keeping it."""
-
-    def store(self, chunks: Iterable[bytes], *, size: int) -> str:
-        """Return the SHA-256 of `chunks`."""
-        del size
-        hasher = hashlib.sha256()
-        for chunk in chunks:
-            hasher.update(chunk)
-        return hasher.hexdigest()
