@@ -24,6 +24,8 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(CACHE)/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
+# A fresh system is often a chroot, in which the kernel refuses what containers need.
+SETTLED := $(PYTHON) -P -m nebh.testing.settled
 
 .PHONY: help demo test test-long check bench docs install uninstall setup setup-root setup-user setup-python pins
 
@@ -33,23 +35,25 @@ help: ## this list
 demo: $(SETUP) ## the story on this machine, as root: deploy, update, rollback, attack, power cut -> build/demo.json
 	@[ "$(UID)" = 0 ] || { echo 'cannot run the demo: it starts containers, which needs root' >&2; \
 		echo '  hint: sudo make demo' >&2; exit 1; }
-	@$(PYTHON) -P -m nebh.testing.demo $(ARGS)
+	@$(SETTLED) $(PYTHON) -P -m nebh.testing.demo $(ARGS)
 
 test: $(SETUP) ## all tests but the long ones; as an ordinary user those that need no root
-	@$(PYTEST)
+	@$(SETTLED) $(PYTEST)
 
 test-long: $(SETUP) ## the long ones too
-	@$(PYTEST) --long
+	@$(SETTLED) $(PYTEST) --long
 
 check: setup-python ## style, types, floors and the tests that need no root: under two minutes
-	@$(TOOLS)/ruff check --cache-dir $(CACHE)/ruff .
-	@$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff .
-	@$(TOOLS)/mypy --strict --cache-dir $(CACHE)/mypy
-	@PYTHONPATH=src $(TOOLS)/lint-imports --cache-dir $(CACHE)/import_linter
-	@$(PYTEST) -q -n 2 --dist loadfile -m 'not root and not long and not e2e'
+	@failed=(); \
+	$(TOOLS)/ruff check --output-format concise --cache-dir $(CACHE)/ruff . || failed+=(ruff); \
+	$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff . || failed+=(format); \
+	$(TOOLS)/mypy --strict --cache-dir $(CACHE)/mypy || failed+=(mypy); \
+	PYTHONPATH=src $(TOOLS)/lint-imports --cache-dir $(CACHE)/import_linter | sed -n '/^Contracts$$/,$$p' || failed+=(floors); \
+	$(PYTEST) -q -n 2 --dist loadfile -m 'not root and not long and not e2e' || failed+=(tests); \
+	[ $${#failed[@]} = 0 ] || { echo "make check: failed: $${failed[*]}" >&2; exit 1; }
 
 bench: $(SETUP) ## figures -> build/bench.json
-	@$(PYTHON) -P -m nebh.testing.bench $(ARGS)
+	@$(SETTLED) $(PYTHON) -P -m nebh.testing.bench $(ARGS)
 
 docs: setup-python ## write the generated pages of docs/ again
 	@PYTHONPATH=src $(PYTHON) -P -m nebh.testing.docs
