@@ -32,9 +32,13 @@ class CgroupTree:
         """Return the OCI cgroupsPath of a container."""
         return f"/{self.parent}/{instance}"
 
+    def missing(self) -> tuple[str, ...]:
+        """Return the controllers that this machine lacks."""
+        return tuple(name for name in CONTROLLERS if not self._has(name))
+
     def prepare(self) -> None:
         """Make the folders. Raises Broken when a controller is missing."""
-        missing = [name for name in CONTROLLERS if not self._has(name)]
+        missing = self.missing()
         if missing:
             raise Broken(
                 f"cannot limit containers: this machine has no cgroup controller {', '.join(missing)}",

@@ -22,7 +22,7 @@ from nebh.host.cgroups import hybrid_unified
 from nebh.host.run import Command, CommandFailed, Result, environment
 from nebh.host.spawn import Reply, encode_command, judge_outcome, run_encoded
 from nebh.host.worker import Worker
-from nebh.model.errors import Failed
+from nebh.model.errors import Failed, NebhError
 
 UID_RANGE = 65_536
 _children: set[int] = set()  # of the launcher process: one launcher, one process
@@ -43,7 +43,17 @@ class Launch:
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
     """Fork the launcher from the (single-threaded) executor, in the namespaces its containers' conmons should have."""
-    return Worker.fork("launcher", {"launch": _launch, "start": _start, "reap": _reap}, setup=_setup, keep_fds=keep_fds)
+    handlers = {"launch": _launch, "start": _start, "reap": _reap, "probe": _probe}
+    return Worker.fork("launcher", handlers, setup=_setup, keep_fds=keep_fds)
+
+
+def probe_idmap(worker: Worker, tree: Path) -> str:
+    """Try an id-mapped mount of the folder `tree`; return what is wrong, "" when nothing is."""
+    try:
+        worker.call("probe", {"tree": str(tree)})
+    except NebhError as error:
+        return error.message
+    return ""
 
 
 def launch(worker: Worker, plan: Launch, *, timeout: float) -> int:
@@ -160,6 +170,18 @@ def _start(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
     _children.add(child)
     os.close(writing)
     return Reply(result=child, fds=(reading,))
+
+
+def _probe(args: dict[str, Any], _fds: tuple[int, ...]) -> None:
+    userns = namespaces.make_userns(base=1 << 30, size=UID_RANGE)
+    try:
+        tree = namespaces.open_tree(Path(args["tree"]))
+        try:
+            namespaces.mount_setattr(tree, attributes=namespaces.MOUNT_ATTR_RDONLY, userns=userns)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(userns)
 
 
 def _reap(_args: dict[str, Any], _fds: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from nebh.drivers.containers.logs import LogPage
 from nebh.model.instance import CheckResult, Observed
 
 
@@ -66,4 +67,21 @@ class ContainerDriver(Protocol):
 
     def rotate_logs(self, instance: str) -> int:
         """Rename and reopen the log when it is over its share. Returns bytes now kept in all its files."""
+        ...
+
+    def read_logs(self, instance: str, cursor: str, limit: int) -> LogPage:
+        """Return at most `limit` lines from `cursor` on ("" = the oldest kept), also of a deleted container. The page's
+        cursor goes on where it ended, across rotations."""
+        ...
+
+    def tail_cursor(self, instance: str, lines: int) -> str:
+        """Return the cursor from which at most `lines` lines are left now."""
+        ...
+
+    def log_written(self, instance: str) -> int:
+        """Return the bytes its conmon has written in its life (rising; 0 when it has ended): two looks show a flood."""
+        ...
+
+    def delete_logs(self, instance: str) -> None:
+        """Remove the logs of a deleted container."""
         ...
