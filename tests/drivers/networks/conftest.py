@@ -146,10 +146,8 @@ class Host:
     def __init__(self, stack):
         self.stack = stack
         self.name = "nt-" + secrets.token_hex(3)
-        for name in (self.name, self.name + "-net"):
-            sh("ip", "netns", "add", name)
-            sh("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.default.dad_transmits=0")
-            stack.callback(sh, "ip", "netns", "del", name, check=False)
+        self.namespace()
+        self.namespace("-net")
         more = "".join(f"addr add {a}/{128 if ':' in a else 32} dev lo\n" for a in (*self.metadata, *self.private))
         self.ip(
             f"link set lo up\nlink add uplink type veth peer name eth0 netns {self.name}-net\n"
@@ -170,6 +168,11 @@ class Host:
         self.worker = fork_networker(setup=lambda: enter(self.path()))
         stack.callback(self.worker.close)
         self.driver = RoutedNetwork(self.worker)
+
+    def namespace(self, suffix=""):
+        sh("ip", "netns", "add", self.name + suffix)
+        self.stack.callback(sh, "ip", "netns", "del", self.name + suffix, check=False)
+        sh("ip", "netns", "exec", self.name + suffix, "sysctl", "-qw", "net.ipv6.conf.default.dad_transmits=0")
 
     def path(self, suffix=""):
         return f"/run/netns/{self.name}{suffix}"
