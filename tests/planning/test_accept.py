@@ -273,7 +273,7 @@ VIOLATIONS: list[tuple[str, Callable[..., Verdict]]] = [
     ("N9.bounds", choice(release=replace(RELEASE, argv=("app",)))),
     ("N9.bounds", choice(release=replace(RELEASE, user=0))),
     ("N9.bounds", choice(release=replace(RELEASE, env={"A=B": "x"}))),
-    ("N9.bounds", choice(release=replace(RELEASE, health=Health()))),
+    ("N9.bounds", choice(release=replace(RELEASE, health=Health()), policy=replace(POLICY, net=NetPolicy()))),
     ("N9.bounds", choice(release=replace(RELEASE, update=replace(RELEASE.update, drain=10**12)))),
     (
         "N9.bounds",

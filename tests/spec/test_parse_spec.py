@@ -126,7 +126,12 @@ limits: {cpu: 0.5}
         ("{tcp: {port: http}}", "{exec: [check]}", "6:29", "is not an absolute path"),
         ("{tcp: {port: http}}", "{}", "6:21", "exactly one of `http`, `tcp`, `exec`"),
         ("{tcp: {port: http}}", "{tcp: {port: http}, interval: 1:30}", "6:51", "is not a duration"),
-        ("health: {readiness: {tcp: {port: http}}}", "", "1:7", "could not be noticed"),
+        (
+            "ports: {http: 8080}\nlimits: {memory: 64M}\nhealth: {readiness: {tcp: {port: http}}}",
+            "limits: {memory: 64M}",
+            "1:7",
+            "could not be noticed",
+        ),
         ("limits:", "\tlimits:", "5:1", "a tab in the indentation"),
         ("limits:", "limits: &a", "5:9", "anchors and aliases"),
         ("64M", "!!str 64M", "5:18", "explicit tags"),

@@ -74,8 +74,9 @@ def _find_checks(release: Release, policy: Policy) -> str:
         problem = _find_check(one, policy)
         if problem:
             return f"check {one.name!r}: {problem}"
-    if policy.checks_required and health.readiness is None and not release.update.checks:
-        return "the policy wants health.readiness or update.checks, it has neither"
+    watched = health.readiness is not None or release.update.checks or policy.net.ports
+    if policy.checks_required and not watched:
+        return "the policy wants health.readiness or update.checks, it has neither, and no port"
     return ""
 
 

@@ -121,7 +121,11 @@ LIMITS = Section(
 HEALTH = Section(
     fields=(
         Field(key="startup", shape=CHECK, doc="Must pass once before the other checks count."),
-        Field(key="readiness", shape=CHECK, doc="Traffic comes only while it passes; a new release waits for it."),
+        Field(
+            key="readiness",
+            shape=CHECK,
+            doc="Traffic comes only while it passes. Left out: the first port accepts connections.",
+        ),
         Field(key="liveness", shape=CHECK, doc="The instance is restarted when it fails `failures` times in a row."),
         Field(
             key="startup_timeout",
@@ -224,7 +228,7 @@ POLICY = Section(
         Field(
             key="checks_required",
             shape=Flag(),
-            doc="A release must declare `health.readiness` or `update.checks`.",
+            doc="A release without ports must declare `health.readiness` or `update.checks`.",
             default="true",
         ),
         Field(

@@ -240,14 +240,16 @@ def _policy(root: Value) -> PolicyExtras:
 
 
 def _check_watched(reader: Reader, root: Value, spec: ServiceSpec) -> None:
-    """A release that nobody looks at would be committed broken."""
+    """A release that nobody looks at would be committed broken. Without a check of its own, a service with ports is
+    ready when the first of them accepts a connection."""
     if any(re.match(r"health|update\.checks|policy", one.path) for one in reader.problems):
         return
-    if spec.policy.checks_required and spec.health.readiness is None and not spec.update.checks:
+    watched = spec.health.readiness is not None or spec.update.checks or "ports" in root.data
+    if spec.policy.checks_required and not watched:
         place = root.get("health") or root.get("name") or root
         reader.complain(
             place,
             "health.readiness",
-            "neither health.readiness nor update.checks is there, so a broken release could not be noticed",
-            "add `health: {readiness: {tcp: {port: http}}}` or an exec check, or say `policy: {checks_required: false}`",
+            "no ports, no health.readiness and no update.checks: a broken release could not be noticed",
+            "add `health: {readiness: {exec: [/usr/bin/app, --check]}}`, or say `policy: {checks_required: false}`",
         )
