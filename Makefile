@@ -48,7 +48,7 @@ check: setup-python ## style, types, floors and the tests that need no root: und
 	$(TOOLS)/ruff check --output-format concise --cache-dir $(CACHE)/ruff . || failed+=(ruff); \
 	$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff . || failed+=(format); \
 	$(TOOLS)/mypy --strict --cache-dir $(CACHE)/mypy || failed+=(mypy); \
-	PYTHONPATH=src $(TOOLS)/lint-imports --cache-dir $(CACHE)/import_linter | sed -n '/^Contracts$$/,$$p' || failed+=(floors); \
+	PYTHONPATH=src $(TOOLS)/lint-imports --no-logo --cache-dir $(CACHE)/import_linter || failed+=(floors); \
 	$(PYTEST) -q -n 2 --dist loadfile -m 'not root and not long and not e2e' || failed+=(tests); \
 	[ $${#failed[@]} = 0 ] || { echo "make check: failed: $${failed[*]}" >&2; exit 1; }
 

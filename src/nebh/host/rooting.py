@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from nebh.host.namespaces import (
     CLONE_NEWNS,
@@ -62,3 +63,10 @@ def settle_root() -> None:
         os.chdir(folder)
     finally:
         os.close(root)
+
+
+def become_settled(argv: tuple[str, ...]) -> NoReturn:
+    """Become the program `argv` (searched in PATH, environment kept), out of a chroot first if in one as root."""
+    if os.geteuid() == 0 and is_chrooted():
+        settle_root()
+    os.execvp(argv[0], argv)  # noqa: S606 - no shell is the point

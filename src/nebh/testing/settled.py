@@ -6,14 +6,11 @@ containers need (`nebh.host.rooting`).
 
 from __future__ import annotations
 
-import os
 import sys
-
-from nebh.host.rooting import is_chrooted, settle_root
-from nebh.host.run import is_root
+from typing import NoReturn
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Become the command given as arguments."""
     if is_root() and is_chrooted():
         settle_root()
