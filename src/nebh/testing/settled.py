@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from nebh.host.rooting import become_settled
+
 
 def main() -> NoReturn:
     """Become the command given as arguments."""
-    if is_root() and is_chrooted():
-        settle_root()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    become_settled(tuple(sys.argv[1:]))
 
 
 if __name__ == "__main__":
