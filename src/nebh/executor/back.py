@@ -15,6 +15,7 @@ from nebh.planning import dataplane, local
 CRASHED = "the executor was restarted before the cut-over"
 Rows = tuple[InstanceRow, ...]
 
+
 def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     """ROLLING_BACK: traffic to the old side, then journal, then the new side leaves."""
     context = run.context
@@ -22,14 +23,14 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     _revive(run, row, old)
     policy = context.policy(row.service)
     roles = local.roles_after_rollback(new, old)
-    after = with_roles(context.work.instances(), roles)
+    rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
     changes = dataplane.slot_changes(
         policy=policy, ready=old, drain=new, then=SlotState.DRAIN if old else SlotState.MAINT
     )
     with hot_effect("back.switch"):
         run.dataplane.switch(changes)
     with hot_effect("back.endpoints"):
-        run.dataplane.apply_network(after)
+        run.dataplane.swap_endpoints(rules)
     if row.kind == "deploy" and not row.reason.startswith(CRASHED):
         context.accepted.mark_failed(row.service, row.epoch, row.to_counter, why=row.reason)
     row = run.move(row, State.ROLLED_BACK, roles=roles)
@@ -37,11 +38,10 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     run.sweeper.sweep(tuple(one.id for one in new))
     return row
 
+
 def _revive(run: Run, row: TransactionRow, old: Rows) -> None:
     """An old instance that is gone (no overlap, a reboot) is started before traffic goes to it."""
     for one in old:
         if run.context.drivers.containers.observe(one.id).status is not Status.RUNNING:
             with effect(run.context, row.id, "back.revive"):
                 run.supervisor.revive(one)
-
-__all__ = ["CRASHED", "Role", "rolling_back"]

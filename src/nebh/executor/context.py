@@ -58,6 +58,7 @@ class Context:
     outbox: Outbox = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     stopping: threading.Event = field(default_factory=threading.Event)
+    store_lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.accepted = Accepted(self.database)
@@ -87,7 +88,7 @@ class Context:
             raise Broken(f"cannot find the service {service} in the journal")
         return UID_FIRST + UID_SPAN * row.uid_index
 
-    def event(  # noqa: PLR0913 - one per field
+    def event(
         self,
         kind: str,
         message: str,
@@ -135,7 +136,7 @@ class Context:
             if row.wanted.value != "removed"
         )
 
-    def receipt(  # noqa: PLR0913 - one per field
+    def receipt(
         self,
         outcome: Outcome,
         *,

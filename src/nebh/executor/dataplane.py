@@ -6,7 +6,8 @@ import dataclasses
 import threading
 
 from nebh.executor.context import Context
-from nebh.model.network import SlotChange, SlotState
+from nebh.executor.instances import release_of
+from nebh.model.network import IngressPlan, NetworkRules, SlotChange, SlotState
 from nebh.model.work import InstanceRow, Role
 from nebh.planning import dataplane
 
@@ -31,18 +32,25 @@ class Dataplane:
         work = self._context.work
         return {(one.service, one.replica): work.endpoint(one.service, one.replica) for one in rows}
 
-    def apply_network(self, rows: Rows | None = None) -> None:
-        """Load the table for `rows` (default: the journal's)."""
+    def rules(self, rows: Rows | None = None) -> NetworkRules:
+        """Return the table for `rows` (default: the journal's)."""
+        found = self._context.work.instances() if rows is None else rows
+        return dataplane.network_rules(
+            instances=found,
+            endpoints=self._endpoints(found),
+            policies=self._context.accepted.policies(),
+            subnets=self._context.subnets(),
+        )
+
+    def apply_network(self) -> None:
+        """Bring the table to what the journal says."""
         with self.lock:
-            found = self._context.work.instances() if rows is None else rows
-            self._drivers.networks.apply(
-                dataplane.network_rules(
-                    instances=found,
-                    endpoints=self._endpoints(found),
-                    policies=self._context.accepted.policies(),
-                    subnets=self._context.subnets(),
-                )
-            )
+            self._drivers.networks.swap(self.rules())
+
+    def swap_endpoints(self, rules: NetworkRules) -> None:
+        """Lead the endpoints where `rules` say: only what differs is changed."""
+        with self.lock:
+            self._drivers.networks.swap(rules)
 
     def apply_names(self) -> None:
         """Answer the names that the journal says."""
@@ -53,10 +61,12 @@ class Dataplane:
                 dataplane.dns_records(instances=found, endpoints=self._endpoints(found), subnets=subnets)
             )
 
-    def plan(self, rows: Rows | None = None) -> dataplane.IngressPlan:
+    def plan(self, rows: Rows | None = None) -> IngressPlan:
         """Return what the ingress should know."""
+        found = self._context.work.instances() if rows is None else rows
         return dataplane.ingress_plan(
-            instances=self._context.work.instances() if rows is None else rows,
+            instances=found,
+            ports={one.id: release_of(self._context, one).ports for one in found},
             policies=self._context.accepted.policies(),
             subnets=self._context.subnets(),
             config=self._context.config,
@@ -97,7 +107,7 @@ class Dataplane:
         with self.lock:
             subnets = self._context.subnets()
             self._drivers.networks.ensure(subnets)
-            self.apply_network()
+            self._drivers.networks.apply(self.rules())
             self._drivers.dns.ensure(subnets)
             self.apply_names()
             self._drivers.ingress.ensure(self.plan())

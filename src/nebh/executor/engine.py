@@ -48,14 +48,17 @@ class Engine:
         self._threads: dict[int, threading.Thread] = {}
         self._cancelled: dict[int, str] = {}
         self._resumed: set[int] = set()
+        self.on_end: Callable[[TransactionRow], None] = lambda _: None
 
-    def submit(self, row: TransactionRow) -> None:
-        """Go on with a journalled transaction."""
+    def submit(self, row: TransactionRow, *, recovered: bool = False) -> None:
+        """Go on with a journalled transaction; `recovered`: one that an earlier executor began."""
         with self._lock:
             known = self._threads.get(row.id)
             if known is not None and known.is_alive():
                 return
-            thread = threading.Thread(target=self._work, args=(row,), name=f"transaction {row.id}", daemon=True)
+            thread = threading.Thread(
+                target=self._work, args=(row, recovered), name=f"transaction {row.id}", daemon=True
+            )
             self._threads[row.id] = thread
         thread.start()
 
@@ -82,7 +85,7 @@ class Engine:
         for thread in list(self._threads.values()):
             thread.join(timeout)
 
-    def _work(self, row: TransactionRow) -> None:
+    def _work(self, row: TransactionRow, recovered: bool) -> None:
         run = Run(
             context=self._context,
             dataplane=self._plane,
@@ -91,18 +94,19 @@ class Engine:
             trust=self._trust,
             cancelled=lambda: self._cancelled.get(row.id, ""),
             resumed=lambda: row.id in self._resumed,
+            recovered=recovered,
         )
+        current: TransactionRow | None = row
         try:
-            current: TransactionRow | None = row
             while current is not None and current.state not in ENDED:
                 if self._context.stopping.is_set():
                     return
                 current = self._step(run, current)
-            if current is not None:
-                self._ended(current)
         finally:
             with self._lock:
                 self._threads.pop(row.id, None)
+        if current is not None:
+            self._ended(current)
 
     def _step(self, run: Run, row: TransactionRow) -> TransactionRow | None:
         try:
@@ -130,6 +134,7 @@ class Engine:
         self._resumed.discard(row.id)
         if not self.busy_with_others(row):
             self._context.database.checkpoint()
+        self.on_end(row)
         if row.state is State.ROLLED_BACK and row.reason.startswith(CRASHED):
             self._again(row)
 
@@ -174,12 +179,10 @@ class Engine:
                 row = self._context.work.move(row, State.PREPARING, now=run_now)
             elif decision is Recovery.BACK:
                 row = self._context.work.move(row, State.ROLLING_BACK, now=run_now, reason=CRASHED)
-            elif decision is Recovery.FORWARD and row.state is State.HEALTHY:
-                row = found
             self._context.event(
                 "transaction.recovered",
                 f"{row.service}: the transaction to release {row.to_counter} was found in {found.state}: {decision}",
                 service=row.service,
                 facts={"transaction": str(row.id), "state": found.state.value, "decision": decision.value},
             )
-            self.submit(row)
+            self.submit(row, recovered=True)

@@ -116,14 +116,14 @@ class Bake:
     def _proxy_errors(self) -> str:
         """Compare the proxy's own numbers with the share of errors that the release allows."""
         allowed = self._release.update.max_error_percent
-        if allowed >= 100:  # noqa: PLR2004 - percent
+        if allowed >= 100:
             return ""
         numbers = self._count()
         if self._base is None:
             self._base = numbers
         total = sum(t for t, _ in numbers.values()) - sum(t for t, _ in self._base.values())
         errors = sum(e for _, e in numbers.values()) - sum(e for _, e in self._base.values())
-        if total >= 20 and errors * 100 > allowed * total:  # noqa: PLR2004 - fewer say nothing
+        if total >= 20 and errors * 100 > allowed * total:
             return f"{errors} of {total} requests failed at the ingress; {allowed} % are allowed"
         return ""
 

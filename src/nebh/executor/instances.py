@@ -46,7 +46,7 @@ def container_plan(
         instance=row.id,
         replica=row.replica,
         uid_base=context.uid_base(row.service),
-        root=str(context.layout.bundles / row.id / "root"),
+        root=str(context.layout.bundles / row.id / "rootfs"),
         netns=netns,
         cgroup=f"/{context.config.cgroup_parent}/{row.id}",
         cgroup_v2=context.cgroup_v2,
@@ -95,6 +95,6 @@ def exit_text(observed: Observed) -> str:
         return "it was killed because it used more memory than its limit"
     if observed.exit_code is None:
         return "its monitor was killed, so its exit code is not known"
-    if observed.exit_code > 128:  # noqa: PLR2004 - the shells' convention
+    if observed.exit_code > 128:
         return f"it was ended by signal {observed.exit_code - 128}"
     return f"it exited with code {observed.exit_code}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from nebh.executor.context import Context
@@ -10,17 +9,15 @@ from nebh.executor.effects import effect
 from nebh.executor.instances import build
 from nebh.executor.run import Run
 from nebh.executor.trust import Trust
-from nebh.images.manifest import decode_manifest
+from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused
-from nebh.model.image import TreeManifest
+from nebh.model.image import ImageRef, TreeManifest
 from nebh.model.names import instance_id
 from nebh.model.release import Release
 from nebh.model.transaction import State
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import local
 from nebh.planning.admission import Disk, admit
-
-MANIFEST_LIMIT = 64 * 1024 * 1024
 
 
 def assigned(run: Run, row: TransactionRow) -> TransactionRow:
@@ -65,9 +62,7 @@ def _with_hint(error: Exception) -> str:
 
 def discard(run: Run, row: TransactionRow) -> None:
     """Send away what an earlier try of this transaction made."""
-    leaving = {
-        one.id: Role.LEAVING for one in run.context.work.instances(row.service) if one.role is Role.NEW
-    }
+    leaving = {one.id: Role.LEAVING for one in run.context.work.instances(row.service) if one.role is Role.NEW}
     if leaving:
         run.context.work.set_roles(leaving)
         run.sweeper.sweep_now(tuple(leaving))
@@ -75,50 +70,50 @@ def discard(run: Run, row: TransactionRow) -> None:
 
 def fetch_image(context: Context, trust: Trust, transaction: int, release: Release) -> TreeManifest:
     """Have the release's image here, whole, checked, materialised and on the disk. Raises Refused N9 / N14, Failed."""
-    ref = release.images["main"]
-    with effect(context, transaction, "prepare.manifest"):
-        manifest = read_manifest(context, release)
-    trust.check_image(release, manifest)
-    if context.store.has_tree(ref.manifest):
+    ref, store = release.images["main"], context.store
+    with context.store_lock:
+        with effect(context, transaction, "prepare.manifest"):
+            manifest = _manifest(context, ref)
+        trust.check_image(release, manifest)
+        if store.has_tree(ref.manifest):
+            return manifest
+        missing = store.missing(manifest)
+        verdict = admit(Disk(free=store.free_bytes(), reserve=context.config.reserve), needed=missing.bytes)
+        if not verdict.ok:
+            what = f"release {release.counter} of {release.service}"
+            raise Failed(f"cannot prepare {what}: {verdict.reason}", hint=verdict.hint)
+        with effect(context, transaction, "prepare.objects"):
+            context.agent.objects(missing.items, store.put)
+        with effect(context, transaction, "prepare.materialise"):
+            store.materialise(ref.manifest, manifest, durable=False)
+        with effect(context, transaction, "prepare.sync"):
+            store.sync()
         return manifest
-    missing = context.store.missing(manifest)
-    needed = sum(size for _, size in missing.items) + ref.manifest_bytes
-    verdict = admit(Disk(free=context.store.free_bytes(), reserve=context.config.reserve), needed=needed)
-    if not verdict.ok:
-        raise Failed(f"cannot prepare release {release.counter} of {release.service}: {verdict.reason}", hint=verdict.hint)
-    with effect(context, transaction, "prepare.objects"):
-        context.agent.objects(missing.items, lambda digest, size, chunks: context.store.put(digest, size, chunks))
-    with effect(context, transaction, "prepare.materialise"):
-        context.store.materialise(ref.manifest, manifest)
-    with effect(context, transaction, "prepare.sync"):
-        context.store.sync()
+
+
+def _manifest(context: Context, ref: ImageRef) -> TreeManifest:
+    """Return the manifest that a release means, from our store or the agent."""
+    held = context.store.read_manifest(ref.manifest)
+    if held is not None:
+        return accept_manifest(held, ref=ref)
+    data = _fetch_manifest(context, ref)
+    manifest = accept_manifest(data, ref=ref)
+    context.store.keep_manifest(ref.manifest, data)
     return manifest
 
 
-def read_manifest(context: Context, release: Release) -> TreeManifest:
-    """Return the manifest of a release, from our store or the agent, its hash checked (N9)."""
-    ref = release.images["main"]
-    held = context.store.read_manifest(ref.manifest)
-    if held is None:
-        held = _fetch_manifest(context, ref.manifest, ref.manifest_bytes)
-        context.store.keep_manifest(ref.manifest, held)
-    return decode_manifest(held)
-
-
-def _fetch_manifest(context: Context, digest: str, size: int) -> bytes:
-    if not 0 < size <= MANIFEST_LIMIT:
-        raise Refused(f"the manifest of {size} bytes is not between 1 and {MANIFEST_LIMIT}", rule="N9")
+def _fetch_manifest(context: Context, ref: ImageRef) -> bytes:
+    if not 0 < ref.manifest_bytes <= MAX_MANIFEST:
+        raise Refused(f"the manifest of {ref.manifest_bytes} bytes is not between 1 and {MAX_MANIFEST}", rule="N9")
     found = bytearray()
 
-    def take(_: str, __: int, chunks: Iterator[bytes]) -> None:
+    def take(_: str, size: int, chunks: Iterator[bytes]) -> None:
         for chunk in chunks:
             found.extend(chunk)
             if len(found) > size:
                 raise BadInput("cannot take a manifest from the agent: it is longer than signed")
 
-    context.agent.objects(((digest, size),), take)
-    if hashlib.sha256(found).hexdigest() != digest:
-        raise Refused(f"the manifest that was delivered is not {digest[:12]}…", rule="N9", hint="a mirror lies or is broken")
+    context.agent.objects(((ref.manifest, ref.manifest_bytes),), take)
     return bytes(found)
 
 

@@ -31,10 +31,13 @@ _SAID: dict[State, tuple[str, Severity, Outcome | None]] = {
 }
 
 
+_ENDED_AS = {"stop": Outcome.STOPPED, "remove": Outcome.REMOVED}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One transaction under way. cancelled: the reason to stop waiting, or ""; resumed: an operator
-    keeps what its checks would not."""
+    keeps what its checks would not; recovered: an earlier executor began it."""
 
     context: Context
     dataplane: Dataplane
@@ -43,8 +46,9 @@ class Run:
     trust: Trust
     cancelled: Callable[[], str]
     resumed: Callable[[], bool]
+    recovered: bool = False
 
-    def move(  # noqa: PLR0913 - as Work.move
+    def move(
         self,
         row: TransactionRow,
         state: State,
@@ -80,6 +84,8 @@ class Run:
             service=row.service,
             facts={"transaction": str(row.id), "counter": str(row.to_counter), "nonce": row.nonce, "rule": row.rule},
         )
+        if row.state is State.COMMITTED:
+            outcome = _ENDED_AS.get(row.kind, outcome)
         if outcome is not None and row.nonce:
             self.context.receipt_for(row, outcome)
 

@@ -34,6 +34,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._watched: set[str] = set()
         self._reviving: set[str] = set()
+        self._places: dict[str, threading.Lock] = {}
         self._quick: dict[str, tuple[int, float]] = {}
         self._threads = [
             threading.Thread(target=self._watch_exits, name="exits", daemon=True),
@@ -149,7 +150,19 @@ class Supervisor:
                 self._reviving.discard(row.id)
 
     def revive(self, row: InstanceRow) -> None:
-        """Make and start an instance anew in its old place, wait until it is ready, give it its traffic back."""
+        """Make and start an instance anew in its old place, wait until it is ready, give it its traffic back. One that
+        runs already is left alone: two may have had the same thought."""
+        with self._lock:
+            place = self._places.setdefault(row.id, threading.Lock())
+        with place:
+            if self._context.drivers.containers.observe(row.id).status is not Status.RUNNING:
+                self._make_anew(row)
+
+    def revive_later(self, row: InstanceRow) -> None:
+        """Try again with backoff."""
+        self._revive_later(row, self._delay(row.id))
+
+    def _make_anew(self, row: InstanceRow) -> None:
         context = self._context
         with effect(context, row.txn, "revive.delete"):
             context.drivers.containers.delete(row.id)
@@ -217,6 +230,7 @@ class Supervisor:
         )
         if name == "liveness":
             self._context.work.note_exit(row.id, f"liveness failed: {detail}")
+            self._context.drivers.containers.signal(row.id, "KILL")
             self._revive_later(row, self._delay(row.id))
         elif not resting:
             self._plane.rest(row, resting=True)

@@ -8,7 +8,6 @@ from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.effects import effect
 from nebh.executor.instances import release_of
-from nebh.images.store import NodeStore
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.instance import Status
@@ -19,6 +18,7 @@ from nebh.planning import dataplane
 from nebh.planning.retention import ReleaseFacts, keep_releases
 
 POLL = 0.1
+KEPT_LOGS = 6
 
 
 class Sweeper:
@@ -46,7 +46,14 @@ class Sweeper:
             row = self._context.work.instance(name)
             if row is not None:
                 self._take_away(row, grace=0)
-        self._tidy(names)
+        self.tidy()
+
+    def wait(self, names: tuple[str, ...]) -> None:
+        """Wait until these instances are gone."""
+        for name in names:
+            thread = self._sweeping.get(name)
+            if thread is not None:
+                thread.join()
 
     def busy(self) -> tuple[str, ...]:
         """Return the instances being taken away."""
@@ -58,7 +65,7 @@ class Sweeper:
         try:
             if row is not None and row.role is Role.LEAVING:
                 self._take_away(row, grace=self._stop_of(row).grace)
-                self._tidy((name,))
+                self.tidy()
         except (NebhError, OSError) as error:
             self._context.event(
                 "sweep.failed",
@@ -87,12 +94,17 @@ class Sweeper:
             context.drivers.containers.delete(row.id)
         with effect(context, row.txn, "sweep.detach"):
             context.drivers.networks.detach(link_plan(context.subnets(), row.address).name)
-        context.work.remove_instance(row.id)
+        context.work.remove_instance(row.id, now=context.clock.now_ms())
+        self._drop_old_logs(row.service)
 
-    def _tidy(self, names: tuple[str, ...]) -> None:
+    def _drop_old_logs(self, service: str) -> None:
+        """Keep the logs of the newest former instances: they tell why something was rolled back."""
+        for name in self._context.work.former(service)[KEPT_LOGS:]:
+            self._context.drivers.containers.delete_logs(name)
+            self._context.work.forget_former(name)
+
+    def tidy(self) -> None:
         """After instances are gone: rules and slots without them, and what nobody keeps any more."""
-        if not names:
-            return
         transaction = 0
         with effect(self._context, transaction, "sweep.rules"):
             self._plane.apply_network()
@@ -103,8 +115,10 @@ class Sweeper:
 
     def prune(self) -> None:
         """Remove trees and objects that no retained release needs."""
-        with self._plane.lock:
-            collect(self._context, self._context.store)
+        with self._context.store_lock:
+            store = self._context.store
+            kept = retained_manifests(self._context)
+            store.collect(name for name in kept if store.read_manifest(name) is not None)
 
     def quiesce(self, rows: tuple[InstanceRow, ...]) -> None:
         """Drain and stop instances but keep their place: they may be revived."""
@@ -157,9 +171,7 @@ def retained_manifests(context: Context) -> frozenset[str]:
             running.add((service.epoch, service.counter))
         newest = context.accepted.release(service.service, service.epoch, service.counter)
         kept = keep_releases(
-            tuple(
-                ReleaseFacts(epoch=row.epoch, counter=row.counter, committed_at=row.committed_at) for row in rows
-            )
+            tuple(ReleaseFacts(epoch=row.epoch, counter=row.counter, committed_at=row.committed_at) for row in rows)
             if service.wanted.value != "removed"
             else (),
             running=frozenset(running),
@@ -172,8 +184,3 @@ def retained_manifests(context: Context) -> frozenset[str]:
                 if release is not None:
                     keep.add(release.images["main"].manifest)
     return frozenset(keep)
-
-
-def collect(context: Context, store: NodeStore) -> None:
-    """Remove what `retained_manifests` does not name."""
-    store.collect(retained_manifests(context))

@@ -58,13 +58,13 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Transact
     policy = context.policy(row.service)
     roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
     changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
-    after = with_roles(context.work.instances(), roles)
+    rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
     gc.disable()
     try:
         with hot_effect("cutover.switch"):
             run.dataplane.switch(changes)
         with hot_effect("cutover.endpoints"):
-            run.dataplane.apply_network(after)
+            run.dataplane.swap_endpoints(rules)
         row = run.move(row, State.CHECKING, roles=roles, via=State.CUTTING_OVER, cutover=True)
     finally:
         gc.enable()

@@ -18,6 +18,9 @@ def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
     if row.kind in local.ENDING or release is None:
         return run.move(row, State.HEALTHY)
     new, _ = run.sides(row)
+    if run.recovered:
+        for one in new:
+            run.supervisor.revive(one)
     bake = Bake(context, release, new)
     end = context.clock.monotonic() + release.update.bake / 1000
     while True:
@@ -60,11 +63,23 @@ def healthy(run: Run, row: TransactionRow) -> TransactionRow:
     with context.database.atomically():
         known = context.work.service(row.service)
         counter = row.to_counter if wanted is Wanted.RUNNING else (known.counter if known else 0)
-        context.work.set_service(
-            row.service, epoch=row.epoch, counter=counter, replicas=row.replicas, wanted=wanted
-        )
+        context.work.set_service(row.service, epoch=row.epoch, counter=counter, replicas=row.replicas, wanted=wanted)
         if wanted is Wanted.RUNNING:
             context.accepted.mark_committed(row.service, row.epoch, counter, now=context.clock.now_ms())
         row = run.move(row, State.COMMITTED, roles={one.id: Role.LEAVING for one in old})
     run.sweeper.sweep(tuple(one.id for one in old))
+    if wanted is Wanted.REMOVED:
+        run.sweeper.wait(tuple(one.id for one in old))
+        _forget(run, row.service)
     return row
+
+
+def _forget(run: Run, service: str) -> None:
+    """A removed service leaves its release history (the floor, if it comes back) and nothing else."""
+    context = run.context
+    for name in context.work.former(service):
+        context.drivers.containers.delete_logs(name)
+        context.work.forget_former(name)
+    context.work.forget_service(service)
+    context.accepted.forget_policy(service)
+    run.sweeper.tidy()

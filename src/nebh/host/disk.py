@@ -13,3 +13,23 @@ def sync_filesystem(descriptor: int) -> None:
     if _LIBC.syncfs(ctypes.c_int(descriptor)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"syncfs: {os.strerror(number)}")
+
+
+def free_bytes(path: os.PathLike[str]) -> int:
+    """Return what an unprivileged user may still write on the file system of `path`."""
+    state = os.statvfs(path)
+    return state.f_bavail * state.f_frsize
+
+
+def is_volatile(path: os.PathLike[str]) -> bool:
+    """Tell whether `path` is on a tmpfs or ramfs, which a reboot empties."""
+    real = os.path.realpath(path)
+    found = ("", "")
+    with open("/proc/self/mounts", encoding="utf-8") as file:  # noqa: PTH123 - one line of kernel text
+        for line in file:
+            _, point, kind, *_ = line.split()
+            point = point.replace("\\040", " ")
+            inside = real == point or real.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(found[0]):
+                found = (point, kind)
+    return found[1] in {"tmpfs", "ramfs"}

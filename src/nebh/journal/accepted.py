@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from nebh.journal.database import Database
-from nebh.model.work import ReleaseRow
 from nebh.model.node import NodeList, Settings
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.trust import AcceptedRelease, AcceptedState, TrustedSet
+from nebh.model.work import ReleaseRow
 from nebh.wire import codec
 
 _RELEASE = "service, epoch, counter, digest, body, accepted_at, committed_at, failed"
@@ -37,8 +37,12 @@ class Accepted:
             cluster_id=self.meta("cluster_id"),
             node_id=self.meta("node_id"),
             node_name=self.meta("node_name"),
-            roles={role: (version, digest) for role, version, digest in read("SELECT role, version, digest FROM roles")},
-            sources={name: (snap, stamp) for name, snap, stamp in read("SELECT source, snapshot, timestamp FROM sources")},
+            roles={
+                role: (version, digest) for role, version, digest in read("SELECT role, version, digest FROM roles")
+            },
+            sources={
+                name: (snap, stamp) for name, snap, stamp in read("SELECT source, snapshot, timestamp FROM sources")
+            },
             online_keys=self.meta("online_keys"),
             seq=int(self.meta("seq", "0")),
             nonces=frozenset(nonce for (nonce,) in read("SELECT nonce FROM nonces")),
@@ -118,7 +122,7 @@ class Accepted:
     def release_row(self, service: str, epoch: int, counter: int) -> ReleaseRow | None:
         """Return an accepted release's row."""
         rows = self._database.read(
-            f"SELECT {_RELEASE} FROM releases WHERE service = ? AND epoch = ? AND counter = ?",  # noqa: S608 - constant
+            f"SELECT {_RELEASE} FROM releases WHERE service = ? AND epoch = ? AND counter = ?",
             service,
             epoch,
             counter,
@@ -128,7 +132,7 @@ class Accepted:
     def release_rows(self, service: str = "") -> tuple[ReleaseRow, ...]:
         """Return accepted releases, oldest first."""
         rows = self._database.read(
-            f"SELECT {_RELEASE} FROM releases WHERE ? IN ('', service) ORDER BY service, epoch, counter",  # noqa: S608
+            f"SELECT {_RELEASE} FROM releases WHERE ? IN ('', service) ORDER BY service, epoch, counter",
             service,
         )
         return tuple(_release_row(row) for row in rows)
@@ -159,7 +163,7 @@ class Accepted:
             counter,
         )
 
-    def forget_releases(self, service: str) -> None:
+    def forget_policy(self, service: str) -> None:
         """Drop a removed service's policy. Its release rows stay: they are the floor if it ever comes back."""
         self._database.write("DELETE FROM documents WHERE name = ?", f"policy/{service}")
 

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from nebh.journal.database import Database
-from nebh.model.work import InstanceRow, Role, ServiceRow, TransactionRow, Wanted
 from nebh.model.errors import Broken
 from nebh.model.network import FIRST_ENDPOINT, FIRST_INSTANCE, LAST_INSTANCE
 from nebh.model.transaction import ENDED, State, is_legal
+from nebh.model.work import InstanceRow, Role, ServiceRow, TransactionRow, Wanted
 
 _TRANSACTION = (
     "id, service, kind, state, epoch, from_counter, to_counter, replicas, nonce, phase, cutover, attempt, created_at,"
@@ -30,12 +30,12 @@ class Work:
 
     def services(self) -> tuple[ServiceRow, ...]:
         """Return every service that this node knows."""
-        rows = self.database.read(f"SELECT {_SERVICE} FROM services ORDER BY service")  # noqa: S608 - constant
+        rows = self.database.read(f"SELECT {_SERVICE} FROM services ORDER BY service")
         return tuple(_service(row) for row in rows)
 
     def service(self, name: str) -> ServiceRow | None:
         """Return one service."""
-        rows = self.database.read(f"SELECT {_SERVICE} FROM services WHERE service = ?", name)  # noqa: S608
+        rows = self.database.read(f"SELECT {_SERVICE} FROM services WHERE service = ?", name)
         return _service(rows[0]) if rows else None
 
     def ensure_service(self, name: str, *, epoch: int) -> ServiceRow:
@@ -46,9 +46,7 @@ class Work:
                 return found
             index = int(self.database.read("SELECT COALESCE(MAX(uid_index) + 1, 0) FROM services")[0][0])
             self.database.write("INSERT INTO services VALUES (?, ?, ?, 0, 0, 'running', '')", name, index, epoch)
-            return ServiceRow(
-                service=name, uid_index=index, epoch=epoch, counter=0, replicas=0, wanted=Wanted.RUNNING
-            )
+            return ServiceRow(service=name, uid_index=index, epoch=epoch, counter=0, replicas=0, wanted=Wanted.RUNNING)
 
     def set_service(self, name: str, *, epoch: int, counter: int, replicas: int, wanted: Wanted) -> None:
         """Note what is committed and wanted."""
@@ -61,11 +59,15 @@ class Work:
             name,
         )
 
+    def set_assignment(self, name: str, envelope: str) -> None:
+        """Keep the newest assignment of a service (base64 of its envelope)."""
+        self.database.write("UPDATE services SET assignment = ? WHERE service = ?", envelope, name)
+
     # transactions
 
     def open_transactions(self) -> tuple[TransactionRow, ...]:
         """Return transactions that have not ended."""
-        rows = self.database.read(f"SELECT {_TRANSACTION} FROM transactions WHERE {_OPEN} ORDER BY id")  # noqa: S608
+        rows = self.database.read(f"SELECT {_TRANSACTION} FROM transactions WHERE {_OPEN} ORDER BY id")
         return tuple(_transaction(row) for row in rows)
 
     def open_transaction(self, service: str) -> TransactionRow | None:
@@ -75,7 +77,7 @@ class Work:
 
     def transaction(self, number: int) -> TransactionRow:
         """Return one transaction."""
-        rows = self.database.read(f"SELECT {_TRANSACTION} FROM transactions WHERE id = ?", number)  # noqa: S608
+        rows = self.database.read(f"SELECT {_TRANSACTION} FROM transactions WHERE id = ?", number)
         if not rows:
             raise Broken(f"cannot find transaction {number} in the journal")
         return _transaction(rows[0])
@@ -83,7 +85,7 @@ class Work:
     def history(self, service: str = "", *, limit: int = 50) -> tuple[TransactionRow, ...]:
         """Return transactions, newest first."""
         rows = self.database.read(
-            f"SELECT {_TRANSACTION} FROM transactions WHERE ? IN ('', service) ORDER BY id DESC LIMIT ?",  # noqa: S608
+            f"SELECT {_TRANSACTION} FROM transactions WHERE ? IN ('', service) ORDER BY id DESC LIMIT ?",
             service,
             limit,
         )
@@ -111,7 +113,7 @@ class Work:
         )
         return self.transaction(number)
 
-    def move(  # noqa: PLR0913 - one field each
+    def move(
         self, row: TransactionRow, state: State, *, now: int, reason: str = "", rule: str = "", cutover: bool = False
     ) -> TransactionRow:
         """Journal a legal transition; the time spent in the state left is added to `phases`."""
@@ -136,6 +138,10 @@ class Work:
         """Let a prepared transaction go on (`run`)."""
         self.database.write("UPDATE transactions SET phase = ? WHERE id = ?", phase, number)
 
+    def adopt(self, number: int, *, nonce: str, phase: str) -> None:
+        """Let a later command take over a prepared transaction."""
+        self.database.write("UPDATE transactions SET nonce = ?, phase = ? WHERE id = ?", nonce, phase, number)
+
     # effects
 
     def effect_begins(self, transaction: int, name: str, *, now: int) -> int:
@@ -156,14 +162,14 @@ class Work:
     def instances(self, service: str = "") -> tuple[InstanceRow, ...]:
         """Return instances that exist or should."""
         rows = self.database.read(
-            f"SELECT {_INSTANCE} FROM instances WHERE ? IN ('', service) ORDER BY service, replica, attempt",  # noqa: S608
+            f"SELECT {_INSTANCE} FROM instances WHERE ? IN ('', service) ORDER BY service, replica, attempt",
             service,
         )
         return tuple(_instance(row) for row in rows)
 
     def instance(self, name: str) -> InstanceRow | None:
         """Return one instance."""
-        rows = self.database.read(f"SELECT {_INSTANCE} FROM instances WHERE id = ?", name)  # noqa: S608
+        rows = self.database.read(f"SELECT {_INSTANCE} FROM instances WHERE id = ?", name)
         return _instance(rows[0]) if rows else None
 
     def add_instance(self, row: InstanceRow) -> None:
@@ -193,13 +199,17 @@ class Work:
 
     def note_exit(self, name: str, text: str) -> None:
         """Note why an instance ended, and count its restart."""
-        self.database.write(
-            "UPDATE instances SET last_exit = ?, restarts = restarts + 1 WHERE id = ?", text, name
-        )
+        self.database.write("UPDATE instances SET last_exit = ?, restarts = restarts + 1 WHERE id = ?", text, name)
 
-    def remove_instance(self, name: str) -> None:
-        """Forget an instance of which nothing is left."""
-        self.database.write("DELETE FROM instances WHERE id = ?", name)
+    def remove_instance(self, name: str, *, now: int) -> None:
+        """Forget an instance of which nothing but its logs is left."""
+        with self.database.atomically():
+            self.database.write(
+                "INSERT OR REPLACE INTO former (id, service, ended_at) SELECT id, service, ? FROM instances WHERE id = ?",
+                now,
+                name,
+            )
+            self.database.write("DELETE FROM instances WHERE id = ?", name)
 
     def next_attempt(self, service: str) -> int:
         """Return a number that no instance of the service ever had."""
@@ -208,6 +218,15 @@ class Work:
                 "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (service) DO UPDATE SET newest = newest + 1", service
             )
             return int(self.database.read("SELECT newest FROM attempts WHERE service = ?", service)[0][0])
+
+    def former(self, service: str) -> tuple[str, ...]:
+        """Return the ids of a service's instances that are gone but whose logs may be left, newest first."""
+        rows = self.database.read("SELECT id FROM former WHERE service = ? ORDER BY ended_at DESC", service)
+        return tuple(str(name) for (name,) in rows)
+
+    def forget_former(self, name: str) -> None:
+        """Its logs are gone too."""
+        self.database.write("DELETE FROM former WHERE id = ?", name)
 
     def free_address(self) -> int:
         """Return an instance address number that none has, the one after the newest so that none is re-used soon."""

@@ -93,10 +93,11 @@ class SlotState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One place in a backend. address "" = free."""
+    """One place in a backend. address "" = free. port 0 = the backend's; another while a release moves its port."""
 
     number: int
     address: str = ""
+    port: int = 0
     state: SlotState = SlotState.MAINT
 
 

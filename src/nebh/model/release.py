@@ -19,7 +19,7 @@ class DataRules:
 @dataclass(frozen=True, kw_only=True)
 class Release:
     """signed_at: Unix seconds. images: "main" is the root file system. rollback_until: Unix seconds, 0 = not
-    shortened. built_from: provenance for people (source, host, author), never decided upon."""
+    shortened. ports: its listening ports by the names that the policy's routes use. built_from: provenance for people (source, host, author), never decided upon."""
 
     cluster_id: str
     service: str
@@ -30,6 +30,7 @@ class Release:
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     user: int = 10001
+    ports: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     stop: Stop = field(default_factory=Stop)

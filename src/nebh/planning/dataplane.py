@@ -57,17 +57,13 @@ def network_rules(
     return NetworkRules(subnets=subnets, instances=nets, allows=allows, egress=egress)
 
 
-def dns_records(
-    *, instances: tuple[InstanceRow, ...], endpoints: Endpoints, subnets: tuple[str, ...]
-) -> DnsRecords:
+def dns_records(*, instances: tuple[InstanceRow, ...], endpoints: Endpoints, subnets: tuple[str, ...]) -> DnsRecords:
     """Return the names of services that serve here, each with the endpoints of its allocations."""
     found: dict[str, dict[int, AddressPair]] = {}
     for one in instances:
         if one.role is Role.SERVING:
             found.setdefault(one.service, {})[one.replica] = endpoint_of(endpoints, subnets, one)
-    return DnsRecords(
-        services={name: tuple(pairs[n] for n in sorted(pairs)) for name, pairs in sorted(found.items())}
-    )
+    return DnsRecords(services={name: tuple(pairs[n] for n in sorted(pairs)) for name, pairs in sorted(found.items())})
 
 
 def routed_ports(policy: Policy) -> dict[int, tuple[Route, ...]]:
@@ -76,6 +72,12 @@ def routed_ports(policy: Policy) -> dict[int, tuple[Route, ...]]:
     for route in policy.net.routes:
         found[route.port] = (*found.get(route.port, ()), route)
     return found
+
+
+def own_port(policy: Policy, port: int, ports: dict[str, int]) -> int:
+    """Return where a release listens for what the policy calls `port`: the same name, maybe another number."""
+    names = [name for name, number in policy.net.ports.items() if number == port]
+    return ports.get(names[0], port) if names else port
 
 
 _SLOT_STATES = {
@@ -92,9 +94,11 @@ def ingress_plan(
     policies: dict[str, Policy],
     subnets: tuple[str, ...],
     config: LocalConfig,
+    ports: dict[str, dict[str, int]],
     resting: frozenset[str] = frozenset(),
 ) -> IngressPlan:
-    """Return every backend with its slots. resting: instances that are not ready just now (restarting)."""
+    """Return every backend with its slots. resting: instances that are not ready just now (restarting). ports: by
+    instance, the ports its own release listens on, by name: old and new may differ."""
     backends: list[Backend] = []
     for name in sorted({one.service for one in instances} & policies.keys()):
         for port, routes in sorted(routed_ports(policies[name]).items()):
@@ -102,6 +106,7 @@ def ingress_plan(
                 Slot(
                     number=one.slot,
                     address=addresses(subnets, one.address).v4,
+                    port=own_port(policies[name], port, ports.get(one.id, {})),
                     state=SlotState.MAINT if one.id in resting else _SLOT_STATES[one.role],
                 )
                 for one in sorted(instances, key=lambda one: one.slot)

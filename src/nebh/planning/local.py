@@ -85,7 +85,9 @@ def roles_after_rollback(new: tuple[InstanceRow, ...], old: tuple[InstanceRow, .
     return {one.id: Role.LEAVING for one in new} | {one.id: Role.SERVING for one in old}
 
 
-def kind_of(*, phase: str, epoch: int, counter: int, replicas: int, committed: tuple[int, int], now_running: int) -> str:
+def kind_of(
+    *, phase: str, epoch: int, counter: int, replicas: int, committed: tuple[int, int], now_running: int
+) -> str:
     """Name the transaction that an assignment asks for, `none` when everything is so already.
 
     committed: (epoch, counter) of the service here; now_running: its serving replicas.
@@ -97,3 +99,15 @@ def kind_of(*, phase: str, epoch: int, counter: int, replicas: int, committed: t
     if (epoch, counter) == committed and now_running:
         return "none" if replicas == now_running else "scale"
     return "deploy"
+
+
+def boot_order(needs: dict[str, tuple[str, ...]]) -> tuple[frozenset[str], ...]:
+    """Return services in levels: each after those it needs; what needs each other, or itself, comes in one last level."""
+    left = dict(needs)
+    levels: list[frozenset[str]] = []
+    while left:
+        level = frozenset(name for name, wanted in left.items() if not set(wanted) & (left.keys() - {name}))
+        levels.append(level or frozenset(left))
+        for name in levels[-1]:
+            del left[name]
+    return tuple(levels)

@@ -1,0 +1,347 @@
+"""What comes in through the door: assignments, orders, hints, and the wishes of root on this node.
+
+Quick checks happen here; everything that needs metadata happens in the transaction's own thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable
+
+from nebh.executor.context import Context
+from nebh.executor.engine import Engine
+from nebh.executor.trust import Trust
+from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
+from nebh.model.event import Severity
+from nebh.model.policy import ServiceState
+from nebh.model.statement import Action, Assignment, Order, Outcome, Phase
+from nebh.model.transaction import State
+from nebh.model.work import Role, TransactionRow, Wanted
+from nebh.planning import accept, local
+from nebh.planning.accept_order import OrderFacts
+from nebh.signing.statements import peek_statement
+
+_BEFORE_CUTOVER = frozenset({State.ASSIGNED, State.PREPARING, State.PREPARED, State.STARTING})
+
+
+class Intake:
+    """Turns statements into transactions. One at a time."""
+
+    def __init__(self, context: Context, *, engine: Engine, trust: Trust) -> None:
+        self._context = context
+        self._engine = engine
+        self._trust = trust
+        self._lock = threading.RLock()
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._hinting = threading.Lock()
+        self.refreshed: Callable[[], None] = lambda: None
+        engine.on_end = self._after
+
+    # assignments
+
+    def assignment(self, envelope: bytes) -> None:
+        """Take a controller's choice. Raises BadInput, Refused; a refusal is also receipted."""
+        wish = peek_statement(envelope, "assignment", Assignment)
+        try:
+            self._check(envelope, wish)
+        except Refused as error:
+            self._refuse(wish, error)
+            raise
+        with self._lock:
+            with self._context.database.atomically():
+                self._context.accepted.set_meta("seq", str(wish.seq))
+                self._context.work.ensure_service(wish.service, epoch=wish.epoch)
+                self._context.work.set_assignment(wish.service, base64.b64encode(envelope).decode())
+            self._act(wish)
+
+    def _check(self, envelope: bytes, wish: Assignment) -> None:
+        state = self._context.accepted.state()
+        if wish.cluster_id != state.cluster_id:
+            raise Refused(f"the assignment is of cluster {wish.cluster_id}", rule="N0")
+        try:
+            self._trust.signer_of(envelope, "assignment", Assignment)
+        except Refused:
+            self._trust.refresh()
+            self._trust.signer_of(envelope, "assignment", Assignment)
+        if wish.node_id != state.node_id:
+            raise Refused(f"the assignment is for node {wish.node_id}, not for this one", rule="N4")
+        if wish.seq <= state.seq:
+            raise Refused(
+                f"assignment {wish.seq} is not newer than {state.seq}, the newest this node has seen",
+                rule="assignment.seq",
+                hint="it was replayed or came out of order",
+            )
+
+    def _refuse(self, wish: Assignment, error: Refused) -> None:
+        self._context.event(
+            "assignment.refused",
+            f"{wish.service}: an assignment to release {wish.counter} was refused: {error}",
+            severity=Severity.ALARM,
+            service=wish.service,
+            hint=error.hint,
+            facts={"rule": error.rule, "nonce": wish.nonce},
+        )
+        self._context.receipt(
+            Outcome.REFUSED,
+            nonce=wish.nonce,
+            service=wish.service,
+            counter=wish.counter,
+            rule=error.rule,
+            detail=error.message,
+            hint=error.hint,
+        )
+
+    def _act(self, wish: Assignment) -> None:
+        current = self._context.work.open_transaction(wish.service)
+        if current is None:
+            self._begin(wish)
+        elif self._continues(current, wish):
+            self._context.work.adopt(current.id, nonce=wish.nonce, phase="run")
+            self._engine.submit(self._context.work.transaction(current.id))
+        elif current.state in _BEFORE_CUTOVER or wish.counter == current.from_counter:
+            self._waiting[current.id] = lambda: self._begin(wish)
+            self._engine.cancel(current, f"a newer command asks for release {wish.counter}")
+        else:
+            error = Refused(
+                f"release {current.to_counter} of {wish.service} is {current.state.value.lower()} on this node",
+                rule="busy",
+                hint=f"wait for it, or `nebh abort {wish.service}`",
+            )
+            self._refuse(wish, error)
+
+    def _continues(self, current: TransactionRow, wish: Assignment) -> bool:
+        same = (current.epoch, current.to_counter) == (wish.epoch, wish.counter)
+        return same and wish.phase is Phase.RUN and current.phase == "prepare"
+
+    def _begin(self, wish: Assignment) -> None:
+        work = self._context.work
+        service = work.service(wish.service)
+        serving = [one for one in work.instances(wish.service) if one.role is Role.SERVING]
+        committed = (service.epoch, service.counter) if service else (0, 0)
+        kind = local.kind_of(
+            phase=wish.phase.value,
+            epoch=wish.epoch,
+            counter=wish.counter,
+            replicas=wish.replicas,
+            committed=committed,
+            now_running=len(serving),
+        )
+        if kind == "stop":
+            self._may_withdraw(wish)
+        if kind == "none":
+            outcome = Outcome.STOPPED if wish.phase is Phase.WITHDRAW else Outcome.COMMITTED
+            self._context.receipt(
+                outcome, nonce=wish.nonce, service=wish.service, counter=wish.counter, detail="it is so already"
+            )
+            return
+        self.begin(
+            service=wish.service,
+            kind=kind,
+            epoch=wish.epoch,
+            counter=committed[1] if kind == "stop" else wish.counter,
+            replicas=wish.replicas,
+            nonce=wish.nonce,
+            phase="prepare" if wish.phase is Phase.PREPARE else "run",
+        )
+
+    def _may_withdraw(self, wish: Assignment) -> None:
+        """Only a spread service, or one whose policy says stopped, stops at a controller's word."""
+        try:
+            self._trust.refresh()
+        except NebhError:
+            pass
+        policy = self._context.accepted.policy(wish.service)
+        if policy is None or policy.state is ServiceState.STOPPED or policy.placement.mode.value == "spread":
+            return
+        error = Refused(
+            f"{wish.service} is pinned: a controller cannot withdraw it",
+            rule="assignment.withdraw",
+            hint=f"`nebh stop {wish.service}` signs a policy that stops it",
+        )
+        self._refuse(wish, error)
+        raise error
+
+    def begin(
+        self, *, service: str, kind: str, epoch: int, counter: int, replicas: int, nonce: str, phase: str = "run"
+    ) -> TransactionRow:
+        """Journal a transaction and let it run. Raises Conflict when one is open."""
+        if self._context.work.open_transaction(service) is not None:
+            raise Conflict(f"a transaction of {service} is under way", hint=f"wait, or `nebh abort {service}`")
+        now = self._context.clock.now_ms()
+        known = self._context.work.ensure_service(service, epoch=epoch)
+        row = self._context.work.begin(
+            TransactionRow(
+                id=0,
+                service=service,
+                kind=kind,
+                state=State.ASSIGNED,
+                epoch=epoch,
+                from_counter=known.counter,
+                to_counter=counter,
+                replicas=replicas,
+                nonce=nonce,
+                phase=phase,
+                cutover=False,
+                attempt=1,
+                created_at=now,
+                changed_at=now,
+            )
+        )
+        self._engine.submit(row)
+        return row
+
+    def _after(self, row: TransactionRow) -> None:
+        """A transaction has ended: do what waited for it."""
+        with self._lock:
+            waiting = self._waiting.pop(row.id, None)
+            if waiting is not None:
+                waiting()
+
+    # orders
+
+    def order(self, envelope: bytes) -> None:
+        """Carry out an operator's order. Raises BadInput, Refused."""
+        wish = peek_statement(envelope, "order", Order)
+        try:
+            signer, fresh = self._order_signer(envelope)
+            facts = OrderFacts(
+                order=wish,
+                signer=signer,
+                operator_keys=tuple(self._context.accepted.meta("operator_keys").split()),
+                accepted=self._context.accepted.state(),
+                fresh=fresh,
+                now=self._context.clock.now_ms() // 1000,
+            )
+            verdict = accept.accept_order(facts)
+            if not verdict.ok:
+                raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint)
+        except Refused as error:
+            self._context.receipt(
+                Outcome.REFUSED,
+                nonce=wish.nonce,
+                service=wish.service,
+                rule=error.rule,
+                detail=error.message,
+                hint=error.hint,
+            )
+            raise
+        with self._lock:
+            self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
+            self._carry_out(wish)
+
+    def _order_signer(self, envelope: bytes) -> tuple[str, bool]:
+        fresh = True
+        try:
+            self._trust.refresh()
+        except NebhError:
+            fresh = False
+        return self._trust.signer_of(envelope, "order", Order), fresh
+
+    def _carry_out(self, wish: Order) -> None:
+        current = self._context.work.open_transaction(wish.service)
+        if wish.action is Action.ABORT or wish.action is Action.RESUME:
+            if current is None:
+                raise NotFound(f"no transaction of {wish.service} is under way here")
+            if wish.action is Action.ABORT:
+                self._engine.cancel(current, "an operator said abort")
+            else:
+                self._engine.resume(current)
+            self._context.receipt(Outcome.ACCEPTED, nonce=wish.nonce, service=wish.service)
+            return
+        if wish.action is not Action.REMOVE:
+            raise BadInput(f"cannot {wish.action.value} anything yet: this version of Nebh keeps no volumes")
+        service = self._context.work.service(wish.service)
+        if service is None or service.wanted is Wanted.REMOVED:
+            self._context.receipt(Outcome.REMOVED, nonce=wish.nonce, service=wish.service, detail="it is not here")
+            return
+        if current is not None:
+            self._waiting[current.id] = lambda: self._remove(wish)
+            self._engine.cancel(current, "an operator removes the service")
+            return
+        self._remove(wish)
+
+    def _remove(self, wish: Order) -> None:
+        service = self._context.work.service(wish.service)
+        if service is not None:
+            self.begin(
+                service=wish.service,
+                kind="remove",
+                epoch=service.epoch,
+                counter=service.counter,
+                replicas=0,
+                nonce=wish.nonce,
+            )
+
+    # hints and policies
+
+    def hint(self) -> None:
+        """There may be newer metadata: look, in the background, and follow what policies say of running."""
+        threading.Thread(target=self._follow, name="hint", daemon=True).start()
+
+    def _follow(self) -> None:
+        if not self._hinting.acquire(blocking=False):
+            return
+        try:
+            self._trust.refresh()
+            self.refreshed()
+            self.follow_policies()
+        except NebhError:
+            return  # the refusal is an event already
+        finally:
+            self._hinting.release()
+
+    def follow_policies(self) -> None:
+        """Stop what its policy says is stopped, start what it says runs again."""
+        for service in self._context.work.services():
+            policy = self._context.accepted.policy(service.service)
+            if policy is None or not service.counter or self._context.work.open_transaction(service.service):
+                continue
+            stopped = policy.state is ServiceState.STOPPED
+            if stopped and service.wanted is Wanted.RUNNING:
+                kind = "stop"
+            elif not stopped and service.wanted is Wanted.STOPPED:
+                kind = "deploy"
+            else:
+                continue
+            with self._lock:
+                self.begin(
+                    service=service.service,
+                    kind=kind,
+                    epoch=service.epoch,
+                    counter=service.counter,
+                    replicas=max(service.replicas, 1),
+                    nonce="",
+                )
+
+    # root on this node
+
+    def roll_back(self, service: str, *, to: int = 0) -> TransactionRow:
+        """Go back to a retained release without controller or network. Raises Refused, NotFound, Conflict."""
+        known = self._context.work.service(service)
+        if known is None or not known.counter:
+            raise NotFound(f"no service {service} runs here", hint="`nebh-executor status` lists those that do")
+        with self._lock:
+            current = self._context.work.open_transaction(service)
+            if current is not None and not to:
+                self._engine.cancel(current, "root on this node said rollback")
+                return current
+            counter = to or self._previous(service, known.epoch, known.counter)
+            return self.begin(
+                service=service,
+                kind="deploy",
+                epoch=known.epoch,
+                counter=counter,
+                replicas=max(known.replicas, 1),
+                nonce="",
+            )
+
+    def _previous(self, service: str, epoch: int, counter: int) -> int:
+        earlier = [
+            row.counter
+            for row in self._context.accepted.release_rows(service)
+            if row.epoch == epoch and row.counter < counter and row.committed_at and not row.failed
+        ]
+        if not earlier:
+            raise NotFound(f"no earlier release of {service} was committed here")
+        return max(earlier)

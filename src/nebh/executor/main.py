@@ -1,0 +1,50 @@
+"""Entry: fork the helpers, leave the host's network, open the journal, bring reality to what it says, serve."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from nebh.client.frame_channel import connect_frames
+from nebh.executor import admin
+from nebh.executor.assemble import assemble
+from nebh.host import faults
+from nebh.host.layout import Layout
+from nebh.host.notify import notify
+from nebh.model.errors import NebhError
+
+
+def main(argv: list[str]) -> int:
+    """Run `nebh-executor`; return the exit status."""
+    parser = admin.build_parser()
+    options = parser.parse_args(argv)
+    layout = Layout(state=Path(options.state), run=Path(options.run))
+    try:
+        if options.command == "serve":
+            return serve(layout)
+        return admin.run(options, lambda: connect_frames(layout.executor_socket))
+    except NebhError as error:
+        sys.stderr.write(f"nebh-executor: {error}\n")
+        if error.hint:
+            sys.stderr.write(f"  {error.hint}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+
+
+def serve(layout: Layout) -> int:
+    """Serve until SIGTERM or SIGINT. Containers run on afterwards."""
+    faults.arm(dict(os.environ))
+    ended = threading.Event()
+    executor = assemble(layout)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    executor.start()
+    notify("READY=1")
+    while not ended.wait(3600):
+        pass
+    executor.stop()
+    return 0
