@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from nebh.api import node_routes, operator_routes, public_routes
+from nebh.api import node_routes, object_routes, operator_routes, public_routes
 from nebh.api.access import allowed, get_caller, make_guard
 from nebh.controller.core import Core
 from nebh.controller.identity import Unidentified
@@ -24,6 +24,7 @@ BODY_LIMIT = 96 << 20
 HANDLERS: tuple[HTTPRouteHandler, ...] = (
     *public_routes.HANDLERS,
     *operator_routes.HANDLERS,
+    *object_routes.HANDLERS,
     *node_routes.HANDLERS,
 )
 STATUS: dict[type[errors.NebhError], int] = {

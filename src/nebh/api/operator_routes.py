@@ -107,13 +107,21 @@ async def logs(
     service: str,
     node: Text = "",
     instance: Text = "",
-    cursor: Text = "",
-    limit: Annotated[int, Parameter(ge=1, le=5000)] = 500,
-    follow: Annotated[int, Parameter(ge=0, le=30_000, description="ms the node waits for a line")] = 0,
+    cursor: Annotated[str, Parameter(max_length=8000)] = "",
+    limit: Annotated[int, Parameter(ge=1, le=1000)] = 500,
+    tail: Annotated[int, Parameter(ge=0, le=1000)] = 0,
+    follow: Annotated[int, Parameter(ge=0, le=30_000, description="ms to wait for a line")] = 0,
 ) -> LogPage:
     """Log lines, relayed through the poll of a node that runs the service."""
     return await viewing.view_logs(
-        core, service=service, node=node, instance=instance, cursor=cursor, limit=limit, wait=follow
+        core,
+        service=service,
+        node=node,
+        instance=instance,
+        cursor=cursor,
+        limit=limit,
+        tail=tail,
+        wait=follow / 1000,
     )
 
 

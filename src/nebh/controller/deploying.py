@@ -34,8 +34,8 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-Schedule = Callable[[TrustedSet, Policy, int, dict[str, NodeReport], int], Choice]
-"""(published set, policy, replicas wanted, reports of connected nodes by id, now) -> choice."""
+Schedule = Callable[[TrustedSet, Policy, int, dict[str, tuple[int, NodeReport | None]], int], Choice]
+"""(published set, policy, replicas wanted, (last seen, report) by node id, now) -> choice."""
 
 
 def deploy(core: Core, *, service: str, request: DeploymentRequest, caller: Caller, schedule: Schedule) -> Deployment:
@@ -102,9 +102,8 @@ def _assign(
     core: Core, connection: Connection, *, policy: Policy, request: DeploymentRequest, by: str, schedule: Schedule
 ) -> None:
     now = core.now()
-    reports = {node: report for node, (_, report) in read_nodes(connection).items() if report is not None}
     wanted = 0 if request.phase is Phase.WITHDRAW else request.replicas
-    choice = schedule(core.standing(), policy, wanted, reports, now)
+    choice = schedule(core.standing(), policy, wanted, read_nodes(connection), now)
     if not choice.replicas:
         raise Failed(f"cannot deploy {policy.service}: no node for it", hint="; ".join(choice.reasons))
     deployment = store.add_deployment(

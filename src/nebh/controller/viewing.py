@@ -31,10 +31,12 @@ from nebh.state.events import events_after, latest_events
 from nebh.state.history import read_history
 from nebh.state.nodes import read_nodes
 from nebh.state.receipts import receipts_after
+from nebh.wire import codec
 
 PAGE = 200
 CONNECTED_MS = 90_000
 LOG_WAIT = 20.0
+LOG_LOOK = 1.0  # only while a person follows
 
 
 def view_health(core: Core) -> Health:
@@ -200,29 +202,43 @@ def view_history(core: Core, *, service: str, before: int, limit: int) -> Histor
 
 
 async def view_logs(
-    core: Core, *, service: str, node: str, instance: str, cursor: str, limit: int, wait: int
+    core: Core, *, service: str, node: str, instance: str, cursor: str, limit: int, tail: int, wait: float
 ) -> LogPage:
     """Return log lines of a service, relayed through the poll of a node that runs it ("" = the first that does).
-    wait: ms the node waits for a line. Raises NotFound, Unreachable, Failed."""
+    wait: s to look again for a first line. Raises BadInput, NotFound, Unreachable, Failed."""
     node_id = _log_node(core, service=service, node=node)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + wait
+    while True:
+        page = await _ask_logs(core, node_id, service=service, instance=instance, cursor=cursor, limit=limit, tail=tail)
+        if page.lines or loop.time() + LOG_LOOK >= end:
+            return page
+        cursor = page.cursor
+        await asyncio.sleep(LOG_LOOK)
+
+
+async def _ask_logs(
+    core: Core, node_id: str, *, service: str, instance: str, cursor: str, limit: int, tail: int
+) -> LogPage:
     desk = core.logs
     desk.number += 1
+    cursors = codec.decode_loose(cursor.encode(), dict[str, str], what="the cursor") if cursor else {}
     request = LogRequest(
-        id=desk.number, service=service, instance=instance, cursor=cursor, limit=min(max(limit, 1), 5000), wait_ms=wait
+        id=desk.number, service=service, instance=instance, cursors=cursors, limit=limit, tail=0 if cursor else tail
     )
     desk.waiting[node_id].append(request)
     desk.answers[(node_id, request.id)] = future = asyncio.get_running_loop().create_future()
     core.node_bell(node_id).ring()
     try:
-        async with asyncio.timeout(LOG_WAIT + wait / 1000):
+        async with asyncio.timeout(LOG_WAIT):
             reply = await future
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):
         raise Unreachable(f"cannot read logs of {service}: the node did not answer", hint="is its agent up?") from None
     finally:
         del desk.answers[(node_id, request.id)]
     if reply.error:
         raise Failed(f"cannot read logs of {service}: {reply.error}")
-    return LogPage(cursor=reply.cursor, text=reply.text)
+    return LogPage(cursor=codec.encode(reply.cursors).decode(), lines=reply.lines, lost=reply.lost)
 
 
 def _log_node(core: Core, *, service: str, node: str) -> str:

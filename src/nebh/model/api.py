@@ -12,6 +12,7 @@ from enum import StrEnum
 from nebh.model.event import Event
 from nebh.model.image import ImageRef
 from nebh.model.statement import Phase, Running
+from nebh.model.work import InstanceRow
 
 
 class Who(StrEnum):
@@ -201,16 +202,13 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What a node says of itself, unsigned (its receipts are signed). seq: newest assignment its executor knows;
-    snapshot, root, targets: versions of the set it accepted; version: of its program."""
+    """What a node says of itself, unsigned (its receipts are signed). seq: newest assignment its executor took;
+    snapshot: version of the set it accepted from the controller."""
 
-    at: int
     seq: int = 0
     snapshot: int = 0
-    root: int = 0
-    targets: int = 0
-    version: str = ""
     running: tuple[Running, ...] = ()
+    instances: tuple[InstanceRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,23 +293,35 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogPage:
-    """Log lines as the node gave them. cursor: text to ask on with."""
+class LogLine:
+    """One line that a container wrote. time: as the runtime noted it; stream: stdout or stderr."""
 
-    cursor: str
+    instance: str
+    time: str
+    stream: str
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogPage:
+    """Log lines as the node gave them. cursor: opaque text to ask on with; lost: lines fell out of the log before."""
+
+    cursor: str
+    lines: tuple[LogLine, ...]
+    lost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogRequest:
-    """Log lines wanted from a node. instance "" = all of the service; wait_ms: how long to wait for the next line."""
+    """Log lines wanted from a node. instance "" = all of the service; cursors: by instance; tail: without a cursor,
+    begin that many lines before the end."""
 
     id: int
     service: str
     instance: str
-    cursor: str
+    cursors: dict[str, str]
     limit: int
-    wait_ms: int = 0
+    tail: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,8 +329,9 @@ class LogReply:
     """Answer to the LogRequest of the same id; error: message, "" when it worked."""
 
     id: int
-    cursor: str
-    text: str
+    lines: tuple[LogLine, ...] = ()
+    cursors: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
     error: str = ""
 
 
@@ -376,14 +387,3 @@ class ReportAnswer:
 
     receipt: int
     event: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutboxPage:
-    """The executor's answer to `poll`: what is newer than the numbers asked with. newest_*: the newest it has."""
-
-    receipts: tuple[NumberedReceipt, ...]
-    events: tuple[Event, ...]
-    status: NodeReport
-    newest_receipt: int
-    newest_event: int
