@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nebh.drivers.dns.base import DnsDriver
+from nebh.drivers.dns.config import render_hosts
 from nebh.drivers.dns.dnsmasq import PROGRAM, DnsmasqDns
 from nebh.drivers.dns.fake import FakeDns
 from nebh.drivers.networks.routed import RoutedNetwork
@@ -141,6 +142,17 @@ def test_adoption_leaves_the_process_alone_even_without_the_note(real):
     assert all(processes.is_alive(process) for process in before)
     again.stop()
     assert not any(processes.is_alive(process) for process in before)
+
+
+@pytest.mark.root
+def test_a_file_written_but_not_told_is_told_by_the_next(real):
+    real.driver.ensure(SUBNETS)
+    real.driver.apply(DnsRecords(services={"db": (ONE,)}))
+    (real.folder / "dns" / "hosts").write_text(render_hosts(DnsRecords(services={"db": (TWO,)})))  # and then it died
+    again = real.another()
+    again.ensure(SUBNETS)
+    again.apply(DnsRecords(services={"db": (TWO,)}))
+    assert real.answer("db") == ("10.78.0.17", "fd00:78::11")
 
 
 @pytest.mark.root

@@ -142,6 +142,20 @@ def test_a_change_behind_our_back_is_put_right(real):
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("harm", ["flush ruleset", "flush table inet nebh", "delete table inet nebh"])
+def test_repair_puts_back_what_was_flushed(real, harm):
+    real.driver.ensure(SUBNETS)
+    real.driver.apply(NetworkRules(subnets=SUBNETS, instances=(one(),)))
+    before = real.run("nft", "list", "ruleset")
+    assert not real.driver.repair()
+    real.run("nft", *harm.split())
+    real.run("sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+    assert real.driver.repair()
+    assert real.run("nft", "list", "ruleset") == before
+    assert real.run("sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding") == "1\n1\n"
+
+
+@pytest.mark.root
 def test_a_fresh_driver_keeps_the_rules_that_stand(real):
     real.driver.ensure(SUBNETS)
     real.driver.apply(NetworkRules(subnets=SUBNETS, instances=(one(),)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from nebh.model.errors import Broken, NotFound
 
 SHARED_LINK = "nebhdns"
 PREFIX = "nebh"
+_LINK = re.compile(PREFIX + "[0-9a-f]{4}")
 _UNREACHABLE_METRIC = 4242
 _SYSCTL = Path("/proc/sys/net")
 _INSIDE = {
@@ -70,6 +72,7 @@ class Networker:
         """Return them by operation."""
         return {
             "ensure": self.ensure,
+            "forward": self.forward,
             "attach": self.attach,
             "hand_over": self.hand_over,
             "detach": self.detach,
@@ -96,6 +99,10 @@ class Networker:
             f"route replace unreachable {subnet} metric {_UNREACHABLE_METRIC}" for subnet in _usable(args["subnets"])
         ]
         _ip(*lines)
+
+    def forward(self, _args: dict[str, Any], _fds: tuple[int, ...]) -> None:
+        """Switch forwarding on where somebody switched it off."""
+        _forwarding_on()
 
     def remove(self, args: dict[str, Any], _fds: tuple[int, ...]) -> None:
         """Undo `ensure`, forwarding excepted: others may count on it by now."""
@@ -157,7 +164,7 @@ class Networker:
 
     def links(self, _args: dict[str, Any], _fds: tuple[int, ...]) -> list[str]:
         """Return the names of our links, sorted."""
-        return sorted(name for name in _interfaces() if name.startswith(PREFIX) and name != SHARED_LINK)
+        return sorted(name for name in _interfaces() if _LINK.fullmatch(name))
 
     def _forget(self, name: str) -> None:
         descriptor = self._held.pop(name, -1)

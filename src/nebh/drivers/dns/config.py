@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 
 from nebh.model.errors import BadInput
@@ -9,6 +10,7 @@ from nebh.model.names import check_name
 from nebh.model.network import AddressPair, DnsRecords
 
 ZONE = "nebh.internal"
+_MARK = "0.0.0.0"
 
 _COMMON = """\
 # Written by nebh; changes are lost.
@@ -60,7 +62,14 @@ def render_hosts(records: DnsRecords) -> str:
         check_name(service, what="service")
         for pair in records.services[service]:
             lines += [f"{address} {service}.{ZONE}" for address in (_address(pair.v4), _address(pair.v6))]
-    return "".join(f"{line}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in lines)
+    return f"{text}{_MARK} {generation(text)}.{ZONE}\n"
+
+
+def generation(text: str) -> str:
+    """Return the name, below our zone, that a hosts file made of `text` holds besides: who answers it has read the
+    whole file."""
+    return f"{hashlib.sha256(text.partition(f'{_MARK} ')[0].encode()).hexdigest()[:32]}.generation"
 
 
 def _common(address: AddressPair, *, hosts: str, ipv6: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ PROGRAM = "/usr/sbin/dnsmasq"
 USERS = ("nebh-dns", "nobody")
 _PATIENCE = 5.0
 _NOBODY_HAS_IT = "nobody-has-this-name"
+_LOG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +73,10 @@ class DnsmasqDns:
         with self._lock:
             if not self._servers:
                 raise Broken("cannot change DNS records: the resolver was not ensured")
-            before = _parse(read_bounded(self._hosts, limit=1 << 26).decode())
-            if before != _parse(text):
+            if read_bounded(self._hosts, limit=1 << 26) != text.encode():
                 write_atomic(self._hosts, text.encode(), durable=False)
             for server in self._servers:
-                self._reload(server, before=before, after=_parse(text))
+                self._reload(server, mark=config.generation(text))
 
     def stop(self) -> None:
         """End both."""
@@ -87,10 +88,11 @@ class DnsmasqDns:
         path = self._config(server.name)
         running = self._running(server.name)
         if running is not None and path.exists() and read_bounded(path, limit=1 << 20) == server.text.encode():
+            _shorten(self._log(server.name))
             return running
         self._stop(server.name)
         write_atomic(path, server.text.encode())
-        log = self._folder / f"{server.name}.log"
+        log = self._log(server.name)
         log.unlink(missing_ok=True)
         process = self._worker.spawn(
             Spawn(
@@ -111,28 +113,27 @@ class DnsmasqDns:
             if not processes.is_alive(process):
                 cause = log.read_text(encoding="utf-8", errors="replace").strip()[-500:] or "it ended at once"
                 raise Failed(f"cannot start the {server.name} resolver: {cause}")
-            if self._ask(server, _NOBODY_HAS_IT)[0] == "nxdomain":
+            if self._ask(server, _NOBODY_HAS_IT) == "nxdomain":
                 return
+            self._clock.sleep(0.002)
         raise Failed(f"cannot start the {server.name} resolver: it does not answer on {server.address.v4}")
 
-    def _reload(self, server: _Server, *, before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
+    def _reload(self, server: _Server, *, mark: str) -> None:
         process = self._ensure(server)
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        if not changed:
+        if self._ask(server, mark) == "ok":
             return
         processes.send_signal(process, signal.SIGHUP)
         until = self._clock.monotonic() + _PATIENCE
         while self._clock.monotonic() < until:
-            # it reads the file as a whole: when one changed name is right, all are
-            if self._ask(server, changed[0])[1] == after.get(changed[0], []):
+            if self._ask(server, mark) == "ok":
                 return
             self._clock.sleep(0.001)
         raise Failed(f"cannot change DNS records: the {server.name} resolver does not take them")
 
-    def _ask(self, server: _Server, service: str) -> tuple[str, list[str]]:
-        question = {"server": server.address.v4, "name": f"{service}.{config.ZONE}", "timeout": 0.1}
-        four, _ = self._worker.call("ask", {**question, "type": "A"})
-        return four["status"], four["answers"]
+    def _ask(self, server: _Server, name: str) -> str:
+        question = {"server": server.address.v4, "name": f"{name}.{config.ZONE}", "timeout": 0.1}
+        answer, _ = self._worker.call("ask", question)
+        return str(answer["status"])
 
     def _running(self, name: str) -> ProcessId | None:
         argv = self._argv(name)
@@ -158,15 +159,15 @@ class DnsmasqDns:
     def _config(self, name: str) -> Path:
         return self._folder / f"{name}.conf"
 
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
     def _record(self, name: str) -> Path:
         return self._folder / f"{name}.process.json"
 
 
-def _parse(text: str) -> dict[str, list[str]]:
-    """IPv4 addresses by service, sorted, from a hosts file of ours."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        address, _, name = line.partition(" ")
-        if ":" not in address:
-            found.setdefault(name.removesuffix(f".{config.ZONE}"), []).append(address)
-    return {name: sorted(values) for name, values in found.items()}
+def _shorten(log: Path) -> None:
+    # it is opened for appending: cut to nothing, it goes on at the front
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_BYTES:
+            os.truncate(log, 0)

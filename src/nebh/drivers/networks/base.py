@@ -40,6 +40,11 @@ class NetworkDriver(Protocol):
         Connections that run are left where they are by both."""
         ...
 
+    def repair(self) -> bool:
+        """Put back what somebody took away from the rules applied last; tell whether that was needed. Cheap: call it
+        every few seconds, for without our table nothing is refused."""
+        ...
+
     def remove(self) -> None:
         """Take away everything `ensure` and `apply` made."""
         ...

@@ -62,6 +62,10 @@ class FakeNetwork:
         if self._goes("swap"):
             self.rules = rules
 
+    def repair(self) -> bool:
+        """Say that nothing was missing."""
+        return not self._goes("repair")
+
     def remove(self) -> None:
         """Be gone, links excepted."""
         if self._goes("remove"):

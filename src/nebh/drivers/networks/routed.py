@@ -85,6 +85,15 @@ class RoutedNetwork:
             self._change(table)
             self._rules = rules
 
+    def repair(self) -> bool:
+        """Look whether our table and forwarding stand, some ms; put back what `nft flush ruleset` or `sysctl` took."""
+        with self._lock:
+            self._worker.call("forward")
+            if self._applied is None or self._table_stands():
+                return False
+            self._load(self._applied)
+            return True
+
     def remove(self) -> None:
         """Take away the table, the shared interface and its routes. Forwarding stays on."""
         with self._lock:
@@ -153,7 +162,7 @@ class RoutedNetwork:
 
     def _table_stands(self) -> bool:
         command = Command(argv=("nft", "list", "chain", "inet", "nebh", "from_instance"), accept=(0, 1), timeout=20)
-        return self._worker.run(command).status == 0
+        return "goto refuse" in self._worker.run(command).text
 
     def _load(self, table: Table) -> None:
         self._nft(nft_rules.render_table(table))
