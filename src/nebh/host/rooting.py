@@ -65,8 +65,13 @@ def settle_root() -> None:
         os.close(root)
 
 
-def become_settled(argv: tuple[str, ...]) -> NoReturn:
-    """Become the program `argv` (searched in PATH, environment kept), out of a chroot first if in one as root."""
+def leave_chroot() -> None:
+    """Settle the root if this single-threaded process is root in a chroot; otherwise do nothing. Raises OSError."""
     if os.geteuid() == 0 and is_chrooted():
         settle_root()
+
+
+def become_settled(argv: tuple[str, ...]) -> NoReturn:
+    """Become the program `argv` (searched in PATH, environment kept), out of a chroot first."""
+    leave_chroot()
     os.execvp(argv[0], argv)  # noqa: S606 - no shell is the point
