@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from tuf.api._payload import Root, Snapshot, Targets, Timestamp
 
-from nebh.model.errors import Conflict
+from nebh.model.errors import Conflict, Refused
 from nebh.model.trust import TrustedSet
 from nebh.signing import roles
 from nebh.signing.statements import StatementSigner
-from nebh.signing.trust_store import Fetch, TrustStore
+from nebh.signing.trust_store import Fetch, TrustStore, role_of
 from nebh.signing.trusted_set import TARGETS_LIMIT, read_trusted_set, service_of
+
+RAN_AHEAD = 1 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +65,14 @@ class Draft:
         self.touched: set[str] = set()
         self.releases: dict[str, Targets] = {}
         self._versions = dict(base.trusted.versions) if base else {}
+        self.contents: dict[str, bytes] = {}
         self._files: dict[str, bytes] = {}
         self._meta = dict(roles.parse_role(base.roles["snapshot"], Snapshot).meta) if base else {}
         for role, data in base.roles.items() if base else ():
             if service_of(role):
                 self.releases[role] = roles.parse_role(data, Targets)
+        delegated = (targets.delegations.roles or {}) if targets.delegations else {}
+        self._unread = frozenset(delegated) - frozenset(self.releases)
 
     @classmethod
     def of(cls, state: State, *, now: int) -> Draft:
@@ -91,6 +96,7 @@ class Draft:
         info = roles.target_file(path, data)
         if body.targets.get(path) != info:
             body.targets[path] = info
+            self.contents[path] = data
             self._files[roles.served_target(path, data)] = data
             self.touched.add(role)
 
@@ -155,15 +161,31 @@ class Draft:
             metadata.update(self._seal_online(self._signer("snapshot", (key, *others))))
         return Publication(cluster_id=self.cluster_id, base=base, metadata=metadata, targets=dict(self._files))
 
+    def adopt(self, metadata: dict[str, bytes]) -> Draft:
+        """Take release roles that somebody else signed into the next snapshot, unverified."""
+        for name, data in metadata.items():
+            role = role_of(name)
+            if service_of(role):
+                self.releases[role] = roles.parse_role(data, Targets)
+                self._versions[role] = self.releases[role].version
+                self._meta[f"{role}.json"] = roles.meta_file(data, self.releases[role].version)
+        return self
+
     def _body(self, role: str) -> Targets:
         if role == "targets":
             return self.targets
+        if role in self._unread:
+            raise Refused(
+                f"cannot change the role {role}: it expired, and what it lists is not known",
+                rule="N1",
+                hint="run `nebh trust renew` with an operator key",
+            )
         if role not in self.releases:
             self.releases[role] = Targets()
         return self.releases[role]
 
     def _free_role(self, service: str) -> str:
-        names = [f"rel-{service}", *(f"rel-{service}.{number}" for number in range(2, 10_000))]
+        names = [f"rel-{service}", *(f"rel-{service}--{number}" for number in range(2, 1000))]
         # A name once in the snapshot keeps its version floor for ever: start a new one.
         return next(name for name in names if f"{name}.json" not in self._meta)
 
@@ -173,6 +195,13 @@ class Draft:
                 return key
         roles.check_may_sign(self.root, self.targets, role, keys[0].public)
         return keys[0]
+
+    def restart_online(self) -> None:
+        """Let versions of online roles that ran ahead begin again, at Unix time: above every honest version, below
+        what counts as run ahead. Only together with other keys for those roles: python-tuf then forgets the floor."""
+        for role in ("snapshot", "timestamp"):
+            if self._versions.get(role, 0) > RAN_AHEAD:
+                self._versions[role] = self.now
 
     def _seal(
         self, role: str, body: Root | Targets | Snapshot | Timestamp, signers: tuple[StatementSigner, ...]
