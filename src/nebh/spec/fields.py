@@ -22,12 +22,21 @@ HOST = Text(
     expects="a host name in lower case such as www.example.org",
     pattern=r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*",
 )
-URL_PATH = Text(expects="a path that starts with / and has no ? # or space", pattern=r"/[!-\"$->@-~]*", longest=1024)
+URL_PATH = Text(
+    expects="a path such as /api (starts with /, no ? or #, other characters as %XX)",
+    pattern=r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*",
+    longest=1024,
+)
+ASK_PATH = Text(
+    expects="a path such as /ready?full=1 (starts with /, other characters as %XX)",
+    pattern=r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*",
+    longest=1024,
+)
 
 _HTTP = Section(
     fields=(
         Field(key="port", shape=PORT_REF, doc="Port to ask; may be left out where the service has exactly one."),
-        Field(key="path", shape=URL_PATH, doc="What to GET.", default="/"),
+        Field(key="path", shape=ASK_PATH, doc="What to GET.", default="/"),
         Field(key="host", shape=HOST, doc="`Host` header to send.", default="(the instance's address)"),
         Field(
             key="statuses",
