@@ -154,7 +154,8 @@ class TarReader:
 
     def _check_sum(self, header: bytes) -> None:
         total = sum(header) - sum(header[148:156]) + 8 * 0x20
-        if total != self._number(header[148:156]):
+        said = header[148:156].strip(b" \0")
+        if said.strip(b"01234567") or total != int(said or b"0", 8):
             raise self._error("a header's checksum is wrong: this is no tar, or it is damaged")
 
     def _number(self, field: bytes) -> int:
