@@ -27,6 +27,7 @@ mmdebstrap        # root filesystems from Debian packages: demo, image tests, fr
 openssh-server    # doors are tested against a real sshd
 systemd           # systemd-analyze: the units are verified and scored
 btrfs-progs       # volumes on a file system with snapshots
+busybox-static    # a container's whole userland in one file
 jq                # the README's examples
 curl              # the README's examples
 git               # the README starts with a clone
