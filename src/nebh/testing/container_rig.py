@@ -25,7 +25,23 @@ from nebh.model.release import Release
 from nebh.model.service import Limits, Placement, Replicas
 
 UID_BASE = 0x7F000000
-PROGRAMS = "sh cat ls echo id mount sleep dd head wc seq grep yes chmod touch true false tr".split()
+PROGRAMS = (
+    "sh",
+    "cat",
+    "ls",
+    "echo",
+    "id",
+    "mount",
+    "sleep",
+    "dd",
+    "head",
+    "wc",
+    "seq",
+    "grep",
+    "yes",
+    "chmod",
+    "true",
+)
 LIMITS = Limits(memory=64 << 20, cpu=500, pids=32)
 
 

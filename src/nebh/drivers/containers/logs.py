@@ -51,7 +51,7 @@ class LogShare:
 
 def share_of(*, log_bytes: int, log_files: int) -> LogShare:
     """Split `log_bytes` so that all files together never exceed them."""
-    piece = max(4096, log_bytes // (log_files + 1))
+    piece = max(4096, log_bytes // (log_files + 2))  # files end a little over it, the newest at twice
     return LogShare(rotate_at=piece, drop_at=2 * piece, keep=log_files - 1, keep_bytes=max(0, log_bytes - 2 * piece))
 
 
