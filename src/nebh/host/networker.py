@@ -27,9 +27,12 @@ _UNREACHABLE_METRIC = 4242
 _SYSCTL = Path("/proc/sys/net")
 _INSIDE = {
     "ipv4/ip_unprivileged_port_start": "0",
+    "ipv4/conf/all/accept_redirects": "0",
+    "ipv4/conf/default/accept_redirects": "0",
     "ipv6/conf/all/disable_ipv6": "0",
     "ipv6/conf/default/disable_ipv6": "0",
     "ipv6/conf/default/accept_ra": "0",
+    "ipv6/conf/default/accept_redirects": "0",
     "ipv6/conf/default/accept_dad": "0",
 }
 _HOST_SIDE = {

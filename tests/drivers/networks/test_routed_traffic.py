@@ -89,6 +89,16 @@ def test_a_swap_moves_new_connections_and_leaves_old_ones(host, people, version,
 
 
 @pytest.mark.parametrize("version", BOTH)
+def test_a_service_may_reach_itself_when_declared(host, people, version):
+    endpoint = at(17, version)
+    assert people[DB].open(endpoint, 5432) == "refused"
+    host.driver.apply(rules(allows=(Allow(source="db", target="db", port=5432),)))
+    assert people[DB].open(endpoint, 5432) == "old"
+    assert people[DB].say(endpoint) == "old:x"
+    assert people[DB2].open(endpoint, 5432) == "old"
+
+
+@pytest.mark.parametrize("version", BOTH)
 def test_taking_an_allow_away_ends_connections_too(host, people, version):
     web, endpoint = people[WEB], at(17, version)
     assert web.open(endpoint, 5432) == "old"

@@ -175,6 +175,8 @@ def _skeleton(rules: NetworkRules, connections: int) -> str:
         "RESOLVER6": resolver.v6,
         "PUBLIC4": public.v4,
         "PUBLIC6": public.v6,
+        "GATEWAY4": gateway.v4,
+        "GATEWAY6": gateway.v6,
         "SUBNET4": rules.subnets[0],
         "SUBNET6": rules.subnets[1],
         "CONNECTIONS": str(connections),
@@ -324,6 +326,9 @@ $EGRESS
 
   chain outward {
     type nat hook postrouting priority srcnat; policy accept;
+    # who reaches itself through an endpoint must not meet its own address as a stranger's
+    oifname . ip saddr @links4 snat ip to $GATEWAY4
+    oifname . ip6 saddr @links6 snat ip6 to $GATEWAY6
     ip saddr $SUBNET4 oifname != "nebh*" oifname != "lo" masquerade
     ip6 saddr $SUBNET6 oifname != "nebh*" oifname != "lo" masquerade
   }
