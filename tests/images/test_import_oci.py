@@ -28,7 +28,7 @@ skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is no
 registry_program = shutil.which("docker-registry") or shutil.which("registry")
 
 
-def layer(*members: tuple[str, bytes | None | str]) -> bytes:
+def layer(*members: tuple[str, bytes | str | None]) -> bytes:
     """A layer tar: bytes = file, None = directory, text = link."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
@@ -98,7 +98,9 @@ def paths(report: ImportReport) -> set[str]:
 def test_layers_and_whiteouts(tmp_path: Path, squeeze: str) -> None:
     root = layout(
         tmp_path / "layout",
-        layer(("bin", None), ("bin/web", b"v1"), ("bin/old", b"x"), ("data/a", b"1"), ("data/sub/b", b"2"), ("l", "bin")),
+        layer(
+            ("bin", None), ("bin/web", b"v1"), ("bin/old", b"x"), ("data/a", b"1"), ("data/sub/b", b"2"), ("l", "bin")
+        ),
         layer(("bin/web", b"v2"), ("bin/.wh.old", b""), ("data/new", b"3"), ("data/.wh..wh..opq", b"")),
         layer((".wh.l", b""), ("l/", None), ("l/file", b"now a directory"), (".wh.nothing", b"")),
         squeeze=squeeze,
@@ -186,7 +188,9 @@ def copy(source: str, target: str, *options: str) -> None:
 
 @skopeo
 def test_skopeo_docker_archive_and_layout(tmp_path: Path) -> None:
-    root = layout(tmp_path / "layout", layer(("bin/web", b"v1"), ("l", "bin")), layer(("bin/.wh.web", b""), ("b", b"2")))
+    root = layout(
+        tmp_path / "layout", layer(("bin/web", b"v1"), ("l", "bin")), layer(("bin/.wh.web", b""), ("b", b"2"))
+    )
     wanted = load(tmp_path, SourceKind.OCI_LAYOUT, root)
     assert paths(wanted) == {"bin", "l", "b"}
     archive = tmp_path / "image.tar"

@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -159,7 +160,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(tmp_path: Path, name: str) -> None:
     members, reason = REFUSED[name]
-    with pytest.raises(BadInput, match=reason.replace("[", r"\[")):
+    with pytest.raises(BadInput, match=re.escape(reason)):
         load(tmp_path, tar(member("fine", b"ok"), *members))
     assert entries(load(tmp_path, tar(member("fine", b"ok"))))["fine"] is EntryType.FILE
     assert not list(tmp_path.glob("cache/.new-*"))

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ from nebh.model.errors import Broken, NotFound
 from nebh.model.image import TreeManifest
 from nebh.model.names import is_digest
 
+# Longer than any import may take.
+_STALE: Final = 86_400
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -62,10 +65,20 @@ class ImageCache:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:
         """Hand out a folder for one import, removed at the end."""
+        with self.folder() as path:
+            yield Scratch(path, known=self.objects.path)
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Hand out an empty folder, removed at the end; those that a killed import left a day ago go too."""
+        for old in self.root.glob(f"{TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - _STALE:
+                    shutil.rmtree(old, ignore_errors=True)
         path = self.root / temporary_name()
         path.mkdir(mode=0o700)
         try:
-            yield Scratch(path, known=self.objects.path)
+            yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Final, assert_never
 from nebh.images.cache import ImageCache
 from nebh.images.intake import Intake
 from nebh.images.layers import ImageTree
-from nebh.images.objects import temporary_name
 from nebh.images.report import ImageDefaults
 from nebh.images.sources.directory import read_directory
 from nebh.images.sources.oci import Wanted, read_archive, read_layout
@@ -61,7 +59,7 @@ def open_source(source: ImageSource, *, cache: ImageCache, architecture: str) ->
                 read = _archive(stack, what, path, Wanted(architecture=architecture, tag=tag))
                 yield Opened(what=what, read=read, confined=True)
             case SourceKind.REGISTRY:
-                into = stack.enter_context(_temporary_folder(cache.root)) / "layout"
+                into = stack.enter_context(cache.folder()) / "layout"
                 fetch_image(source.location, into=into, architecture=architecture)
                 name = "docker://" + source.location.removeprefix("docker://")
                 read = _layout(stack, name, str(into), Wanted(architecture=architecture))
@@ -181,13 +179,3 @@ def _split_tag(location: str) -> tuple[str, str]:
         if inner and Path(outer).exists():
             return outer, f"{name}:{tag}"
     return location, ""
-
-
-@contextlib.contextmanager
-def _temporary_folder(root: Path) -> Iterator[Path]:
-    path = root / temporary_name()
-    path.mkdir(mode=0o700)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
