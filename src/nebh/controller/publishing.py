@@ -27,8 +27,9 @@ async def publish(core: Core, request: PublishRequest, *, caller: Caller) -> Pub
         raise Unidentified("cannot publish: only operators may", again=True, hint="sign with an operator key")
     async with core.publishing:
         _check_base(core, request.base)
-        staging = await asyncio.to_thread(core.repository.stage, request)
+        staging = core.repository.new_staging()
         try:
+            await asyncio.to_thread(core.repository.stage, request, staging)
             trusted, timestamp = await asyncio.to_thread(_verify, core, staging)
             await asyncio.to_thread(core.repository.install, staging)
             _swap(core, base=core.snapshot, trusted=trusted, timestamp=timestamp, by=caller.name)
@@ -112,7 +113,7 @@ def sign_timestamp(core: Core, folders: tuple[Path, ...]) -> bytes:
 async def renew_timestamp(core: Core) -> None:
     """Replace timestamp.json by a fresh one for the same snapshot. Raises Refused when the key may not."""
     async with core.publishing:
-        staging = core.repository.folder / "staging-timestamp"
+        staging = core.repository.new_staging()
         try:
             await asyncio.to_thread((staging / "metadata").mkdir, parents=True, exist_ok=True)
             trusted, timestamp = await asyncio.to_thread(_verify, core, staging)

@@ -71,9 +71,12 @@ class Repository:
         except FileNotFoundError:
             return None
 
-    def stage(self, request: PublishRequest) -> Path:
-        """Write a request's files into a folder of their own; returns it. Raises BadInput."""
-        staging = self._state / f"staging-{secrets.token_hex(6)}"
+    def new_staging(self) -> Path:
+        """Return the path of a folder of its own for one publication; the caller removes it."""
+        return self._state / f"staging-{secrets.token_hex(6)}"
+
+    def stage(self, request: PublishRequest, staging: Path) -> None:
+        """Write a request's files into `staging`. Raises BadInput."""
         for name, text in request.metadata.items():
             if name != TIMESTAMP and not _METADATA.match(name):
                 raise BadInput(f"cannot publish {name[:80]!r}: it is not the name of a metadata file")
@@ -84,7 +87,6 @@ class Repository:
             if found is None or hashlib.sha256(data).hexdigest() != found.group(1):
                 raise BadInput(f"cannot publish target {path[:200]!r}: the name does not begin with its SHA-256")
             _write(staging / "targets" / path, data)
-        return staging
 
     def check_staged(self, staging: Path, *, old: TrustedSet | None, new: TrustedSet) -> None:
         """Refuse files that the verified set does not use, and other bytes under a version that stands."""

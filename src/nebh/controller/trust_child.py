@@ -1,4 +1,4 @@
-"""The serving process's side of `verifying`: one child process per call."""
+"""Verifying and signing metadata in child processes that live for one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from nebh.host.run import Command, run
-from nebh.model.errors import Broken
+from nebh.model.errors import BadInput, Broken
 from nebh.model.trust import TrustedSet
 from nebh.wire import codec, failures
 
@@ -18,25 +18,36 @@ LIMIT = 64 << 20
 
 
 class TrustChild:
-    """TrustTools that start `nebh-controller verify` and `nebh-controller timestamp`. key: file of the timestamp key."""
+    """TrustTools that start `nebh-controller verify` and `nebh-controller timestamp`: python-tuf is never loaded here.
+    key: file of the controller's key."""
 
     def __init__(self, *, key: Path) -> None:
         self._key = key
 
     def verify(self, folders: tuple[Path, ...], *, root: bytes) -> TrustedSet:
-        """Verify in a child. Raises what `verifying.verify_folders` raises."""
+        """Verify in a child. Raises Refused, BadInput, Unreachable."""
+        cluster = peek_cluster(root)
         with tempfile.NamedTemporaryFile(prefix="nebh-root-") as file:
             file.write(root)
             file.flush()
-            answer = _ask("verify", "--root", file.name, *map(str, folders))
+            words = ("verify", "--key", str(self._key), "--cluster", cluster, "--root", file.name)
+            answer = _ask(*words, *map(str, folders))
         return codec.decode_loose(answer, TrustedSet, what="the verifier's answer", limit=LIMIT)
 
     def timestamp(self, *, snapshot: bytes, version: int) -> bytes:
-        """Sign in a child."""
+        """Sign in a child. Raises BadInput."""
         with tempfile.NamedTemporaryFile(prefix="nebh-snapshot-") as file:
             file.write(snapshot)
             file.flush()
-            return _ask("timestamp", "--key", str(self._key), "--version", str(version), file.name)
+            return _ask("timestamp", "--key", str(self._key), "--number", str(version), file.name)
+
+
+def peek_cluster(root: bytes) -> str:
+    """Return the cluster id that a root file, not yet verified, carries. Raises BadInput."""
+    try:
+        return str(msgspec.json.decode(root)["signed"]["cluster_id"])
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise BadInput("cannot read the root metadata: it names no cluster") from error
 
 
 def _ask(*words: str) -> bytes:

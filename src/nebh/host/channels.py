@@ -7,12 +7,14 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from nebh.host.files import write_all
+from nebh.host.run import Command, start
 from nebh.model.errors import BadInput, Unreachable
 
 PATH_LIMIT = 107
@@ -246,3 +248,19 @@ def bridge_stdio(channel: Channel) -> None:
             if not data:
                 return
             write_all(1, data)
+
+
+def connect_command(command: Command, *, name: str) -> Channel:
+    """Start a command and return a channel to its standard input and output; it ends with the channel. Its standard
+    error is ours. Raises Unreachable when it cannot be started."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        process = start(command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=None, new_session=False)
+    except OSError as error:
+        ours.close()
+        raise Unreachable(f"cannot start `{command.render()}`: {error.strerror or error}") from error
+    finally:
+        theirs.close()
+    channel = Channel(ours, name=name)
+    threading.Thread(target=process.wait, name="reap", daemon=True).start()
+    return channel

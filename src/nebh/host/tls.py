@@ -49,3 +49,8 @@ def open_tcp(*, host: str, port: int, timeout: float) -> socket.socket:
             f"cannot connect to {host}:{port}: {error.strerror or error}",
             hint="is the address right, and the port open?",
         ) from error
+
+
+def connect_tcp(*, host: str, port: int, timeout: float) -> Channel:
+    """Connect without any protection. Raises Unreachable."""
+    return Channel(open_tcp(host=host, port=port, timeout=timeout), name=f"{host}:{port}")

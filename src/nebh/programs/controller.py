@@ -7,11 +7,16 @@ import asyncio
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nebh import __version__
 from nebh.host import faults
 from nebh.model.errors import BadInput, NebhError
+
+if TYPE_CHECKING:
+    from nebh.signing.controller_tools import ControllerTools
 
 STATE, RUN = Path("/var/lib/nebh/controller"), Path("/run/nebh")
 CHILD_REFUSES = 3
@@ -69,9 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--root", type=Path, required=True)
     verify.add_argument("folders", type=Path, nargs="+")
     timestamp = commands.add_parser("timestamp")
-    timestamp.add_argument("--key", type=Path, required=True)
-    timestamp.add_argument("--version", type=int, required=True)
+    timestamp.add_argument("--number", type=int, required=True)
     timestamp.add_argument("snapshot", type=Path)
+    for command in (verify, timestamp):
+        command.add_argument("--key", type=Path, required=True)
+        command.add_argument("--cluster", default="")
     return parser
 
 
@@ -150,34 +157,37 @@ def _stdio(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from nebh.controller.verifying import verify_folders
     from nebh.host.files import read_bounded
-    from nebh.wire import codec, failures
+    from nebh.wire import codec
 
-    try:
-        answer = codec.encode(verify_folders(tuple(options.folders), root=read_bounded(options.root, limit=8 << 20)))
-        status = 0
-    except NebhError as error:
-        answer, status = codec.encode(failures.to_plain(error)), CHILD_REFUSES
-    sys.stdout.buffer.write(answer)
-    return status
+    root = read_bounded(options.root, limit=8 << 20)
+    tools = _tools(options)
+    return _answer(lambda: codec.encode(tools.verify(tuple(options.folders), root=root)))
 
 
 def _timestamp(options: argparse.Namespace) -> int:
-    from nebh.controller.verifying import make_timestamp
-    from nebh.host.clock import SystemClock
     from nebh.host.files import read_bounded
+
+    snapshot = read_bounded(options.snapshot, limit=8 << 20)
+    tools = _tools(options)
+    return _answer(lambda: tools.timestamp(snapshot=snapshot, version=options.number))
+
+
+def _tools(options: argparse.Namespace) -> ControllerTools:
+    from nebh.host.clock import SystemClock
+    from nebh.signing.controller_tools import ControllerTools
     from nebh.signing.node_keys import load_seed
+
+    clock = SystemClock()
+    return ControllerTools(key=load_seed(options.key), cluster_id=options.cluster, now=lambda: clock.now_ms() // 1000)
+
+
+def _answer(make: Callable[[], bytes]) -> int:
+    """Write what a child was asked for, or why not, as its parent reads it."""
     from nebh.wire import codec, failures
 
     try:
-        answer = make_timestamp(
-            snapshot=read_bounded(options.snapshot, limit=8 << 20),
-            version=options.version,
-            signer=load_seed(options.key),
-            now=SystemClock().now_ms(),
-        )
-        status = 0
+        answer, status = make(), 0
     except NebhError as error:
         answer, status = codec.encode(failures.to_plain(error)), CHILD_REFUSES
     sys.stdout.buffer.write(answer)
