@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -211,6 +212,28 @@ def test_kill_9_of_the_parent_leaves_only_what_links_shows(real):
     real.driver.detach("nebh0800")
     assert real.driver.links() == ()
     os.kill(sleeper, signal.SIGKILL)
+
+
+@pytest.mark.root
+def test_kill_9_in_the_middle_of_attach(real):
+    real.driver.ensure(SUBNETS)
+    link = link_plan(SUBNETS, 2050)
+    for number in range(15):
+        worker = fork_networker(setup=real.enter)
+        driver = RoutedNetwork(worker)
+        driver._subnets = SUBNETS
+        killer = threading.Timer(number / 1000, os.kill, (worker.pid, signal.SIGKILL))
+        killer.start()
+        with contextlib.suppress(Broken):
+            driver.attach(link)
+        killer.join()
+        worker.close()
+        time.sleep(0.01)  # a last `ip` may be at it still
+        assert set(real.driver.links()) <= {link.name}
+    real.driver.attach(link)
+    assert real.driver.links() == (link.name,)
+    real.driver.detach(link.name)
+    assert real.driver.links() == ()
 
 
 def _alive(pid):

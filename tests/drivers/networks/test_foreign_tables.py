@@ -101,6 +101,19 @@ def test_ssh_docker_and_other_tables_work_on(host, docker):
     everything_works()
 
 
+def test_metadata_is_closed_to_ours_and_open_to_others(host, docker):
+    for address in ("169.254.169.254", "100.100.100.200"):
+        host.internet.serve(address, 80, "metadata")
+    host.driver.ensure(SUBNETS)
+    web = host.attach(2048)
+    host.driver.apply(rules(egress=(Egress(cidr="0.0.0.0/0"), Egress(cidr="169.254.0.0/16"))))
+    host.run("nft", "insert", "rule", "ip", "filter", "DOCKER-USER", "iifname", '"nebh*"', "accept")
+    for address in ("169.254.169.254", "100.100.100.200"):
+        assert docker.open(address, 80) == "metadata"  # it is there for those who are none of ours
+        assert web.open(address, 80, timeout=0.3) == "silent"
+    assert host.driver.counters()["never"] > 0
+
+
 def test_a_busy_stream_does_not_notice_changes(host, docker):
     host.root.serve(host.own4, 2222, "sshd")
     assert host.internet.open(host.own4, 2222) == "sshd"

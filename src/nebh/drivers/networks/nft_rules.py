@@ -141,16 +141,15 @@ def _elements(rules: NetworkRules) -> Elements:
             elements["names4"][pair.v4] = elements["names6"][pair.v6] = ""
         if any(egress.cidr != PUBLIC_NAMES for egress in wanted):
             elements["egress4"][pair.v4] = elements["egress6"][pair.v6] = f"goto egress_{instance.service}"
+    members: dict[str, list[InstanceNet]] = {}
+    for instance in rules.instances:
+        members.setdefault(instance.service, []).append(instance)
     for allow in rules.allows:
-        for source in _of(rules, allow.source):
-            for target in _of(rules, allow.target):
+        for source in members.get(allow.source, ()):
+            for target in members.get(allow.target, ()):
                 elements["connects4"][f"{source.link.pair.v4} . {target.endpoint.v4} . {allow.port}"] = ""
                 elements["connects6"][f"{source.link.pair.v6} . {target.endpoint.v6} . {allow.port}"] = ""
     return elements
-
-
-def _of(rules: NetworkRules, service: str) -> tuple[InstanceNet, ...]:
-    return tuple(instance for instance in rules.instances if instance.service == service)
 
 
 def _serve(endpoints: dict[str, str], endpoint: str, address: str) -> None:
