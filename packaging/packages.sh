@@ -27,6 +27,8 @@ mmdebstrap        # root filesystems from Debian packages: demo, image tests, fr
 openssh-server    # doors are tested against a real sshd
 systemd           # systemd-analyze: the units are verified and scored
 btrfs-progs       # volumes on a file system with snapshots
+docker-registry   # images are fetched from a real registry
+iptables          # iptables-nft: another program's table beside ours
 busybox-static    # a container's whole userland in one file
 jq                # the README's examples
 curl              # the README's examples
