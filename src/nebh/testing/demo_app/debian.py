@@ -15,6 +15,7 @@ MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 def fetch_packages(packages: tuple[str, ...], *, cache: Path) -> tuple[Path, ...]:
     """Download `packages` and all they depend on; return the archives, sorted. apt's state lives in `cache` alone:
     nothing of this machine's package database is read or changed. Raises CommandFailed."""
+    cache = cache.resolve()
     archives = cache / "archives"
     for folder in (cache / "lists" / "partial", archives / "partial", cache / "none" / "partial", cache / "state"):
         folder.mkdir(parents=True, exist_ok=True)
