@@ -102,10 +102,10 @@ class Layout:
 
     @property
     def agent_socket(self) -> Path:
-        """The agent's door for the executor."""
-        return self.run / "agent.sock"
+        """The agent's door for the executor, in a folder of the agent's user."""
+        return self.run / "agent" / "agent.sock"
 
     @property
     def controller_socket(self) -> Path:
-        """The controller's door."""
-        return self.run / "controller.sock"
+        """The controller's door, in a folder of the controller's user."""
+        return self.run / "controller" / "controller.sock"

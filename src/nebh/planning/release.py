@@ -97,6 +97,7 @@ def make_release(
         argv=spec.argv,
         env=dict(spec.env),
         user=spec.user,
+        ports=dict(spec.ports),
         health=spec.health,
         stop=spec.stop,
         update=spec.update,

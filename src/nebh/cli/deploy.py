@@ -1,0 +1,302 @@
+"""`nebh deploy` and `nebh plan`: from a spec file to the nodes' receipts."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nebh.cli.output import Output
+from nebh.cli.session import Session, cache_base, new_nonce, now_seconds
+from nebh.cli.watch import Followed, failure_of, follow, phases_of, show_receipts, to_document
+from nebh.model import api
+from nebh.model.errors import BadInput, Conflict, NotFound
+from nebh.model.image import EntryType
+from nebh.model.policy import Policy, ServiceState
+from nebh.model.quantities import render_size
+from nebh.model.release import Release
+from nebh.model.service import ServiceSpec
+from nebh.model.statement import Outcome, Phase
+from nebh.planning.claims import claims_conflict
+from nebh.planning.lint import find_unexcepted, lint_manifest
+from nebh.planning.release import make_policy, make_release
+
+if TYPE_CHECKING:
+    from nebh.images.cache import ImageCache
+    from nebh.images.report import ImportReport
+    from nebh.signing.repository import State
+
+SLACK = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a spec asks for on top of the state it was read against."""
+
+    spec: ServiceSpec
+    policy: Policy
+    release: Release
+    report: ImportReport
+    previous: Policy | None
+    running: Release | None
+
+
+def read_spec(path: str) -> ServiceSpec:
+    """Return a parsed spec file. Raises SpecErrors with every problem, NotFound."""
+    from nebh.spec.parse import parse_spec
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}", hint="name a service spec file") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"cannot read {path}: it is not UTF-8 text") from error
+    return parse_spec(text, file=path, base=str(Path(path).resolve().parent))
+
+
+def import_spec_image(spec: ServiceSpec, cache: ImageCache, out: Output) -> ImportReport:
+    """Import the image of a spec and look at it as nodes will. Raises BadInput for what they would refuse."""
+    from nebh.images.entrypoint import check_entrypoint
+    from nebh.images.importing import import_image
+
+    out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
+    report = import_image(spec.image, cache=cache)
+    out.note(f"image {report.digest[:12]}: {len(report.manifest.entries)} entries, {render_size(report.ref.bytes)}")
+    for line in report.normalised:
+        out.note(f"  changed: {line}")
+    for argv0 in {spec.argv[0], *(check.argv[0] for check in _exec_checks(spec))}:
+        problem = check_entrypoint(report.manifest, argv0)
+        if problem is not None:
+            raise problem
+    left = find_unexcepted(lint_manifest(report.manifest), spec.policy.lint_exceptions)
+    if left:
+        lines = "\n".join(f"  {one.rule.value}: {one.path}: {one.message}" for one in left[:20])
+        more = f"\n  and {len(left) - 20} more" if len(left) > 20 else ""
+        raise BadInput(
+            f"cannot deploy {spec.name}: its image holds more than the process needs:\n{lines}{more}",
+            hint='leave these out of the image, or sign exceptions: policy: {lint_exceptions: ["'
+             f'{left[0].rule.value}:{left[0].path}"'
+             "]}",
+        )
+    return report
+
+
+def _exec_checks(spec: ServiceSpec) -> list[Any]:
+    health = (spec.health.startup, spec.health.readiness, spec.health.liveness)
+    return [check for check in (*health, *spec.update.checks) if check is not None and check.argv]
+
+
+def upload(session: Session, cache: ImageCache, report: ImportReport) -> int:
+    """Have the controller hold every object of an image; return the bytes of those it lacked."""
+    from nebh.images.manifest import encode_manifest
+    from nebh.images.objects import read_chunks
+    from nebh.images.pack import encode_pack
+
+    data = encode_manifest(report.manifest)
+    sizes = {
+        entry.sha256: entry.size for entry in report.manifest.entries if entry.type is EntryType.FILE and entry.size
+    }
+    sizes[report.digest] = len(data)
+    digests = tuple(sizes)
+    missing: list[str] = []
+    for start in range(0, len(digests), 5000):
+        missing += session.client.missing_objects(digests[start : start + 5000])
+    if not missing:
+        return 0
+    total = sum(sizes[digest] for digest in missing)
+    session.out.progress(f"uploading {len(missing)} objects, {render_size(total)}")
+    items = [(digest, sizes[digest]) for digest in missing]
+
+    def read(digest: str) -> Any:
+        return [data] if digest == report.digest else read_chunks(cache.objects.open(digest))
+
+    session.client.upload_objects(lambda: encode_pack(items, read))
+    return total
+
+
+def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
+    """Return the policy and release that `spec` asks for on top of `state`."""
+    from nebh.signing.wish import listed_counters
+
+    previous = state.trusted.policies.get(spec.name)
+    now = now_seconds()
+    policy = make_policy(
+        spec,
+        previous=previous,
+        cluster_id=state.trusted.nodes.cluster_id,
+        now=now,
+        state=ServiceState.RUNNING,
+    )
+    others = [one for name, one in state.trusted.policies.items() if name != spec.name]
+    for conflict in claims_conflict([*others, policy]):
+        raise Conflict(f"cannot deploy {spec.name}: {conflict}", hint="change the route in one of the specs")
+    counters = listed_counters(state, spec.name)
+    path = f"release/{spec.name}/{counters[-1]}.json" if counters else ""
+    release = make_release(
+        spec,
+        policy=policy,
+        image=report.ref,
+        counter=(counters[-1] if counters else 0) + 1,
+        now=now,
+        built_from={"source": report.origin, "host": platform.node(), "author": getpass.getuser()},
+    )
+    return Wanted(
+        spec=spec,
+        policy=policy,
+        release=release,
+        report=report,
+        previous=previous,
+        running=state.trusted.releases.get(path),
+    )
+
+
+def deploy(options: argparse.Namespace, out: Output) -> int:
+    """Import, sign, publish, roll out, wait for receipts."""
+    from nebh.images.cache import ImageCache
+    from nebh.signing.wish import Wish
+
+    session = Session(options, out)
+    spec = read_spec(options.spec)
+    session.key  # noqa: B018 - a wrong passphrase is said before the long work
+    cache_base().mkdir(parents=True, exist_ok=True)
+    cache = ImageCache(cache_base())
+    report = import_spec_image(spec, cache, out)
+    upload(session, cache, report)
+    made: list[Wanted] = []
+
+    def make(state: State) -> Wish:
+        wanted = wanted_of(state, spec, report)
+        made.append(wanted)
+        policies = () if wanted.policy == wanted.previous else (wanted.policy,)
+        return Wish(policies=policies, releases=(wanted.release,))
+
+    events_after = session.client.events(wait=0).cursor
+    state = session.publish(make, wanted=None)
+    release = made[-1].release
+    out.note(f"signed release {release.counter} of {spec.name}")
+    phase = Phase.PREPARE if options.prepare else Phase.RUN
+    return roll_out(session, state, release, replicas=spec.replicas.count, phase=phase, events_after=events_after)
+
+
+def roll_out(
+    session: Session,
+    state: State,
+    release: Release,
+    *,
+    replicas: int,
+    phase: Phase = Phase.RUN,
+    supersede: bool = False,
+    events_after: int | None = None,
+) -> int:
+    """Ask the controller for a release, follow it, print the receipts and the way back; return the exit status."""
+    out, options = session.out, session.options
+    nonce = new_nonce()
+    deployment = session.client.deploy(
+        release.service,
+        api.DeploymentRequest(
+            counter=release.counter,
+            epoch=release.epoch,
+            replicas=replicas,
+            phase=phase,
+            nonce=nonce,
+            supersede=supersede,
+        ),
+    )
+    if getattr(options, "detach", False):
+        out.say(f"asked for release {release.counter} of {release.service}; `nebh events` shows how it goes")
+        return 0
+    nodes = tuple(node for node in state.trusted.nodes.nodes if node.name in deployment.nodes)
+    limit = SLACK + (release.update.bake + release.health.startup_timeout * 2 + release.update.drain) / 1000
+    ends = frozenset({Outcome.PREPARED, Outcome.REFUSED, Outcome.FAILED}) if phase is Phase.PREPARE else None
+    followed = follow(
+        session,
+        nonce=nonce,
+        service=release.service,
+        nodes=nodes,
+        timeout=getattr(options, "timeout", 0) or limit,
+        events_after=events_after,
+        **({"ends": ends} if ends else {}),
+    )
+    return finish(session, followed, release)
+
+
+def finish(session: Session, followed: Followed, release: Release) -> int:
+    """Print receipts, times and the way back; raise what failed."""
+    out = session.out
+    error = failure_of(followed, what=f"release {release.counter} of {release.service}")
+    if out.json_wanted:
+        out.document(
+            {
+                "service": release.service,
+                "release": release.counter,
+                "nonce": followed.nonce,
+                "ok": error is None,
+                "receipts": to_document(followed),
+                "undo": f"nebh rollback {release.service}",
+                "error": error.message if error else "",
+            }
+        )
+        return error.exit_status if error else 0
+    show_receipts(out, followed)
+    if error is not None:
+        raise error
+    earlier = _earlier(followed, release)
+    if earlier:
+        out.say(f"undo with: nebh rollback {release.service} --to {earlier}")
+    return 0
+
+
+def _earlier(followed: Followed, release: Release) -> int:
+    """Return the release before, where there is one."""
+    for receipt in followed.receipts.values():
+        if phases_of(receipt) and release.counter > 1:
+            return release.counter - 1
+    return 0
+
+
+def plan(options: argparse.Namespace, out: Output) -> int:
+    """Show what a deploy would change; change nothing."""
+    from nebh.images.cache import ImageCache
+    from nebh.planning.plan_diff import compare_images, compare_policies, compare_releases
+
+    session = Session(options, out)
+    spec = read_spec(options.spec)
+    cache_base().mkdir(parents=True, exist_ok=True)
+    cache = ImageCache(cache_base())
+    report = import_spec_image(spec, cache, out)
+    wanted = wanted_of(session.state(wanted=None), spec, report)
+    policy = compare_policies(wanted.previous, wanted.policy)
+    release = compare_releases(wanted.running, wanted.release)
+    old = None
+    if wanted.running is not None:
+        try:
+            old = cache.manifest(wanted.running.images["main"].manifest)
+        except NotFound:
+            old = None
+    images = compare_images(old, report.manifest)
+    if out.json_wanted:
+        out.document(
+            {
+                "service": spec.name,
+                "release": wanted.release.counter,
+                "policy": [str(one) for one in policy],
+                "widens": [str(one) for one in policy if one.widens],
+                "changes": [str(one) for one in release],
+                "image": str(images),
+            }
+        )
+        return 0
+    out.say(f"release {wanted.release.counter} of {spec.name} would be signed")
+    for one in release:
+        out.say(f"  release: {one}")
+    for one in policy:
+        out.say(out.paint(f"  policy, widens: {one}", "yellow") if one.widens else f"  policy: {one}")
+    out.say(f"  image: {images}" if old is not None or wanted.running is None else f"  image: {report.digest[:12]}")
+    if not policy:
+        out.say("  policy: as signed")
+    out.say(f"deploy with: nebh deploy {os.path.relpath(options.spec)}")
+    return 0

@@ -1,0 +1,56 @@
+"""Commands by module and function name: nothing is imported before it is used.
+
+Each entry of COMMAND_MODULES stands for a module `<name>_options.py` whose `register(subparsers, common)` adds parsers;
+their functions live in modules that those name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nebh.cli.output import Output
+
+COMMAND_MODULES: tuple[str, ...] = ("machine", "service", "show", "trust", "spec")
+
+
+@dataclass(frozen=True)
+class Command:
+    """`nebh.cli.<module>.<function>(options, out) -> exit status`."""
+
+    module: str
+    function: str
+
+    def load(self) -> Callable[[argparse.Namespace, Output], int]:
+        """Import and return the function."""
+        function: Callable[[argparse.Namespace, Output], int] = getattr(
+            importlib.import_module(f"nebh.cli.{self.module}"), self.function
+        )
+        return function
+
+
+def add_command(
+    subparsers: Any,
+    common: argparse.ArgumentParser,
+    name: str,
+    *,
+    command: Command,
+    text: str,
+    details: str = "",
+    examples: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    """Add a subcommand with the common options and return its parser. text: one line; details: what it promises."""
+    epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=text,
+        description=details or text[0].upper() + text[1:] + ".",
+        parents=[common],
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run_command=command)
+    return parser
