@@ -152,7 +152,7 @@ def test_a_revoked_ci_key_loses_its_releases_and_its_role(cloud):
     )
     cloud.publish(signed.publication)
     state = cloud.state()
-    assert [one.role for one in state.trusted.delegations] == ["rel-web--2"]
+    assert [one.role for one in state.trusted.delegations] == ["rel-web.2"]
     assert listed_counters(state, "web") == (1,)
     with pytest.raises(Refused):
         apply_wish(state, Wish(releases=(release(cloud, 3),)), key=CI, now=cloud.now)
@@ -169,7 +169,7 @@ def test_expired_metadata_is_renewed_by_one_command(new_cloud):
     cloud.publish(signed.publication)
     assert {line.role: line.version for line in key_life.show_trust(cloud.state())} == {
         "root": 1,
-        "timestamp": 2,
+        "timestamp": 3,
         "snapshot": 2,
         "targets": 2,
     }
@@ -207,7 +207,7 @@ def test_a_timestamp_that_ran_ahead_is_brought_back_by_another_controller_key(cl
     )
     cloud.publish(signed.publication)
     found = read_trusted_set(cloud.store("node"), source="c")
-    assert found.versions["timestamp"] == cloud.now + 1
+    assert found.versions["timestamp"] == cloud.now + 2
     assert found.settings.controller_keys == (fresh.public,)
     cloud.store("never-saw-it").refresh()
 

@@ -188,7 +188,7 @@ def test_a_service_can_go_and_come_back(deployed):
     assert deployed.state().trusted.policies == {}
     signed = sign(deployed, Wish(policies=(policy(deployed),), releases=(release(deployed, 1),)))
     # Its old role name keeps its version floor in every snapshot, so the new one has a new name.
-    assert "1.rel-web--2.json" in signed.publication.metadata
+    assert "1.rel-web.2.json" in signed.publication.metadata
     assert read_trusted_set(deployed.store("n"), source="c", wanted=None).releases.keys() == {"release/web/1.json"}
 
 
@@ -329,3 +329,15 @@ def test_one_idle_ci_does_not_stop_the_others(new_cloud):
     assert "rel-web" not in found.versions
     with pytest.raises(Refused):
         sign(cloud, Wish(releases=(release(cloud, 1),)), now=now)
+
+
+def test_a_timestamp_renewed_meanwhile_does_not_hide_a_publication(deployed):
+    state = deployed.state()
+    signed = apply_wish(state, Wish(releases=(release(deployed, 2),)), key=deployed.operator, now=deployed.now)
+    tools = ControllerTools(key=deployed.controller, cluster_id="", now=lambda: deployed.now)
+    deployed.files["metadata/timestamp.json"] = tools.timestamp(
+        snapshot=deployed.files["metadata/2.snapshot.json"], version=state.trusted.versions["timestamp"] + 1
+    )
+    deployed.store("node").refresh()
+    deployed.publish(signed.publication)
+    assert read_trusted_set(deployed.store("node"), source="c").versions["snapshot"] == 3

@@ -185,7 +185,7 @@ class Draft:
         return self.releases[role]
 
     def _free_role(self, service: str) -> str:
-        names = [f"rel-{service}", *(f"rel-{service}--{number}" for number in range(2, 1000))]
+        names = [f"rel-{service}", *(f"rel-{service}.{number}" for number in range(2, 1000))]
         # A name once in the snapshot keeps its version floor for ever: start a new one.
         return next(name for name in names if f"{name}.json" not in self._meta)
 
@@ -206,7 +206,10 @@ class Draft:
     def _seal(
         self, role: str, body: Root | Targets | Snapshot | Timestamp, signers: tuple[StatementSigner, ...]
     ) -> dict[str, bytes]:
-        version = self._versions.get(role, 0) + 1
+        # A controller may renew the timestamp while an operator reads a difference: leave that number free, because
+        # nodes that took it would take no other timestamp of the same number.
+        step = 2 if role == "timestamp" and role in self._versions else 1
+        version = self._versions.get(role, 0) + step
         self._versions[role] = version
         data = roles.seal_role(
             body,

@@ -20,7 +20,7 @@ from nebh.wire import codec
 
 NODES, SETTINGS = "cluster/nodes.json", "cluster/settings.json"
 _POLICY = re.compile(r"policy/([a-z0-9-]{1,32})\.json\Z")
-_ROLE = re.compile(r"rel-([a-z0-9-]{1,32}?)(?:--[0-9]{1,3})?\Z")
+_ROLE = re.compile(r"rel-([a-z0-9-]{1,32})(?:\.[1-9][0-9]{0,8})?\Z")
 TARGETS_LIMIT = 4 << 20
 T = TypeVar("T")
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
@@ -50,7 +50,7 @@ def release_path(service: str, counter: int) -> str:
 
 
 def service_of(role: str) -> str:
-    """Return the service whose releases a role signs, "" for other roles. `rel-web--2` replaced `rel-web` after its
+    """Return the service whose releases a role signs, "" for other roles. `rel-web.2` replaced `rel-web` after its
     key was revoked: a new name starts at version 1, whatever a thief signed under the old one."""
     match = _ROLE.match(role)
     return match.group(1) if match else ""
