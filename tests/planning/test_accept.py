@@ -284,6 +284,14 @@ VIOLATIONS: list[tuple[str, Callable[..., Verdict]]] = [
     ("N9.limits", image(policy=replace(POLICY, limits=replace(POLICY.limits, image_bytes=99)))),
     ("N9.limits", image(policy=replace(POLICY, limits=replace(POLICY.limits, image_entries=1)))),
     ("image.program", image(release=replace(RELEASE, argv=("/usr/bin/other",)))),
+    (
+        "image.program",
+        image(
+            release=replace(
+                RELEASE, health=Health(readiness=Check(name="r", kind=CheckKind.EXEC, argv=("/usr/bin/check",)))
+            )
+        ),
+    ),
     ("N14.lint", image(findings=(SHELL,))),
     ("N0.order", order(cluster_id="other")),
     ("order.signer", order(facts={"signer": "ctl"})),

@@ -4,7 +4,6 @@ import pytest
 
 from nebh.model.image import EntryType, LintFinding, LintRule, TreeEntry, TreeManifest
 from nebh.planning.lint import find_unexcepted, lint_entry, lint_manifest
-from nebh.planning.program import find_program_problem
 
 
 def entry(path: str, mode: int = 0o755, kind: EntryType = EntryType.FILE, target: str = "") -> TreeEntry:
@@ -72,38 +71,3 @@ def test_exceptions_name_rule_and_glob() -> None:
     assert find_unexcepted(findings, ("*:*", "/bin/sh", "shell")) == findings
     capability = LintFinding(rule=LintRule.FILE_CAPABILITY, path="/bin/ping", message="")
     assert find_unexcepted((capability,), ("file-capability:/bin/ping",)) == ()
-
-
-LINKED = TreeManifest(
-    format=1,
-    entries=(
-        entry("bin", 0o777, EntryType.LINK, target="usr/bin"),
-        entry("loop", 0o777, EntryType.LINK, target="loop"),
-        entry("usr", 0o755, EntryType.DIRECTORY),
-        entry("usr/bin", 0o755, EntryType.DIRECTORY),
-        entry("usr/bin/app", 0o755),
-        entry("usr/bin/data", 0o644),
-        entry("usr/bin/again", 0o777, EntryType.LINK, target="../../bin/app"),
-        entry("usr/bin/out", 0o777, EntryType.LINK, target="/../../usr/bin/app"),
-    ),
-)
-
-
-@pytest.mark.parametrize(
-    ("program", "problem"),
-    [
-        ("/usr/bin/app", ""),
-        ("/bin/app", ""),
-        ("/bin/again", ""),
-        ("/bin/out", ""),
-        ("app", "not an absolute path"),
-        ("/bin/nothing", "there is no /bin/nothing"),
-        ("/loop", "there is no /loop"),
-        ("/usr/bin/app/x", "there is no"),
-        ("/usr/bin/data", "others may not execute"),
-        ("/usr", "is a directory"),
-    ],
-)
-def test_the_program_is_looked_up_inside_the_image(program: str, problem: str) -> None:
-    found = find_program_problem(LINKED, program)
-    assert problem in found if problem else found == ""

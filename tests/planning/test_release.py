@@ -131,6 +131,8 @@ def test_image_difference_counts_only_new_contents() -> None:
     assert (diff.added, diff.removed, diff.changed) == (("c",), ("a",), ("b",))
     assert (diff.old_bytes, diff.new_bytes, diff.fetch_bytes) == (30, 40, 30)
     assert compare_images(None, new).fetch_bytes == 40
+    assert str(diff) == "1 added, 1 removed, 1 changed; 30 B -> 40 B, 30 B new"
+    assert str(compare_images(new, new)) == "the same files; 40 B -> 40 B, 0 B new"
 
 
 def test_two_policies_cannot_claim_one_name() -> None:

@@ -168,6 +168,14 @@ def test_aliases_are_never_expanded() -> None:
     assert "anchors and aliases" in problems(bomb)[0]
 
 
+@pytest.mark.timeout(60)
+def test_a_file_full_of_mistakes_is_answered_in_good_time() -> None:
+    many = "".join(f"k{n}: 1\n" for n in range(4000))
+    assert len(problems(SMALL + many)) == 4000
+    long = SMALL + "needs: [" + ", ".join(f"n{n}" for n in range(9000)) + "]\n"
+    assert any("9000 items; 0 to 256 are allowed" in one for one in problems(long))
+
+
 def said(text: str) -> list[str]:
     try:
         parse(text)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nebh.images.entrypoint import check_entrypoint
 from nebh.model.image import ImageRef, LintFinding, TreeManifest
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.service import CheckKind
 from nebh.planning.lint import find_unexcepted
-from nebh.planning.program import find_program_problem
 from nebh.planning.rules import Finding, Rule
 
 
@@ -51,9 +52,14 @@ def _limits(facts: ImageFacts) -> Finding | None:
 
 
 def _program(facts: ImageFacts) -> Finding | None:
-    problem = find_program_problem(facts.manifest, facts.release.argv[0] if facts.release.argv else "")
-    hint = "argv starts with the program's absolute path inside the image"
-    return Finding(reason=f"the image cannot start: {problem}", hint=hint) if problem else None
+    release, health = facts.release, facts.release.health
+    checks = (health.startup, health.readiness, health.liveness, *release.update.checks)
+    programs = [release.argv[:1], *(one.argv[:1] for one in checks if one is not None and one.kind is CheckKind.EXEC)]
+    for words in programs:
+        problem = check_entrypoint(facts.manifest, words[0] if words else "")
+        if problem is not None:
+            return Finding(reason=problem.message, hint=problem.hint)
+    return None
 
 
 def _lint(facts: ImageFacts) -> Finding | None:
@@ -71,6 +77,6 @@ def _lint(facts: ImageFacts) -> Finding | None:
 IMAGE_RULES: tuple[Rule[ImageFacts], ...] = (
     Rule(id="N9.image", description="digest, bytes and entries are as signed", check=_same),
     Rule(id="N9.limits", description="the image is within the policy's limits", check=_limits),
-    Rule(id="image.program", description="the image holds the program that argv names", check=_program),
+    Rule(id="image.program", description="the image holds the programs that argv and checks name", check=_program),
     Rule(id="N14.lint", description="lint is clean or excepted in the policy", check=_lint),
 )

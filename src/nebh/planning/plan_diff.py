@@ -142,6 +142,12 @@ class ImageDiff:
     new_bytes: int
     fetch_bytes: int
 
+    def __str__(self) -> str:
+        paths = ((len(self.added), "added"), (len(self.removed), "removed"), (len(self.changed), "changed"))
+        said = ", ".join(f"{count} {word}" for count, word in paths if count) or "the same files"
+        sizes = f"{render_size(self.old_bytes)} -> {render_size(self.new_bytes)}"
+        return f"{said}; {sizes}, {render_size(self.fetch_bytes)} new"
+
 
 def compare_images(old: TreeManifest | None, new: TreeManifest) -> ImageDiff:
     """Return the difference of two root file systems (old None = nothing)."""

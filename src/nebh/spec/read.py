@@ -71,6 +71,7 @@ class Reader:
         self.file = file
         self.root = root
         self.problems: list[Problem] = []
+        self._said: set[Problem] = set()
 
     def read(self, node: Node, shape: Shape, path: str) -> Value | None:
         """Return the value, or None when a problem made it useless."""
@@ -96,7 +97,8 @@ class Reader:
         else:
             line, column = place.start_mark.line + 1, place.start_mark.column + 1
         found = Problem(file=self.file, line=line, column=column, path=path, message=message, hint=hint)
-        if found not in self.problems:
+        if found not in self._said:
+            self._said.add(found)
             self.problems.append(found)
 
     def _section(self, node: Node, shape: Section, path: str) -> Value | None:
@@ -167,7 +169,7 @@ class Reader:
         if not shape.least <= len(node.value) <= shape.most:
             self.complain(node, path, f"{len(node.value)} items; {shape.least} to {shape.most} are allowed")
         items: list[Value] = []
-        for index, one in enumerate(node.value):
+        for index, one in enumerate(node.value[: shape.most]):
             value = self.read(one, shape.item, f"{path}[{index}]")
             if value is None:
                 continue
