@@ -7,6 +7,7 @@ import hashlib
 import secrets
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -290,20 +291,22 @@ def test_through_a_command_as_through_ssh(cloud, program):
 
 
 def test_it_is_small_and_sleeps(cloud):
+    folder = Path(f"/proc/{cloud.process.pid}")
+
     def cpu() -> int:
-        fields = open(f"/proc/{cloud.process.pid}/stat").read().rpartition(")")[2].split()
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
     before = cpu()
-    switches = open(f"/proc/{cloud.process.pid}/status").read()
+    switches = (folder / "status").read_text()
     time.sleep(6)
-    after = open(f"/proc/{cloud.process.pid}/status").read()
+    after = (folder / "status").read_text()
     assert cpu() - before <= 1
 
     def voluntary(text: str) -> int:
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("voluntary")))
 
     assert voluntary(after) - voluntary(switches) <= 2
-    pss = next(line for line in open(f"/proc/{cloud.process.pid}/smaps_rollup") if line.startswith("Pss:"))
+    pss = next(line for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     print("PSS", pss)
     assert int(pss.split()[1]) < 80 * 1024

@@ -93,6 +93,7 @@ def test_garbage_is_answered_and_the_connection_closed(folder: Path, server: Fra
 
 def test_half_a_frame_is_partial_and_a_clean_end_is_not(folder: Path, server: FrameServer) -> None:
     with connect_frames(folder / "a.sock") as channel:
+        channel.request({"op": "echo"})
         server.close()
         with pytest.raises(Closed) as ended:
             channel.receive(5)

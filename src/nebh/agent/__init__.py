@@ -1,1 +1,1 @@
-"""The agent (floor 5): carries bytes between controller and executor; holds no power."""
+"""The agent (floor 5): the node's network half. It fetches, probes and relays, and is trusted with nothing."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nebh.host.channels import Channel, connect_command, connect_unix
+from nebh.host.channels import Channel, connect_command, connect_tcp, connect_unix
 from nebh.host.run import Command
 from nebh.model.errors import BadInput
 
@@ -95,8 +95,6 @@ class TcpTransport:
 
     def connect(self) -> Channel:
         """Connect. Raises Unreachable."""
-        from nebh.host.tls import connect_tcp
-
         return connect_tcp(host=self.host, port=self.port, timeout=self.timeout)
 
 

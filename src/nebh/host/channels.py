@@ -68,7 +68,10 @@ class Channel:
         end = None if timeout is None else time.monotonic() + timeout
         data = bytearray()
         while len(data) < size:
-            piece = self._receive_some(min(size - len(data), _CHUNK), end)
+            try:
+                piece = self._receive_some(min(size - len(data), _CHUNK), end)
+            except Closed as error:
+                raise Closed(error.message, partial=bool(data)) from error
             if not piece:
                 raise Closed(f"{self.name} closed the connection", partial=bool(data))
             data += piece
@@ -81,7 +84,7 @@ class Channel:
         except TimeoutError as error:
             raise TimedOut(f"{self.name} did not answer in time") from error
         except OSError as error:
-            raise Closed(f"cannot read from {self.name}: {error.strerror or error}", partial=True) from error
+            raise Closed(f"cannot read from {self.name}: {error.strerror or error}", partial=False) from error
 
     def receive_some(self, size: int, *, timeout: float | None = None) -> bytes:
         """Return what is there, at most `size` bytes, waiting for the first; b"" at the end. Raises TimedOut, Closed."""
@@ -264,3 +267,19 @@ def connect_command(command: Command, *, name: str) -> Channel:
     channel = Channel(ours, name=name)
     threading.Thread(target=process.wait, name="reap", daemon=True).start()
     return channel
+
+
+def open_tcp(*, host: str, port: int, timeout: float) -> socket.socket:
+    """Return a connected TCP socket. Raises Unreachable."""
+    try:
+        return socket.create_connection((host, port), timeout=timeout)
+    except OSError as error:
+        raise Unreachable(
+            f"cannot connect to {host}:{port}: {error.strerror or error}",
+            hint="is the address right, and the port open?",
+        ) from error
+
+
+def connect_tcp(*, host: str, port: int, timeout: float) -> Channel:
+    """Connect without any protection. Raises Unreachable."""
+    return Channel(open_tcp(host=host, port=port, timeout=timeout), name=f"{host}:{port}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import ssl
 
-from nebh.host.channels import Channel
+from nebh.host.channels import Channel, open_tcp
 from nebh.model.errors import Refused, Unreachable
 
 
@@ -38,19 +37,3 @@ def connect_tls(*, host: str, port: int, pins: tuple[str, ...], timeout: float) 
             hint="somebody may stand between; a new certificate must be signed in with `nebh controller pin`",
         )
     return Channel(sock, name=f"{host}:{port}")
-
-
-def open_tcp(*, host: str, port: int, timeout: float) -> socket.socket:
-    """Return a connected TCP socket. Raises Unreachable."""
-    try:
-        return socket.create_connection((host, port), timeout=timeout)
-    except OSError as error:
-        raise Unreachable(
-            f"cannot connect to {host}:{port}: {error.strerror or error}",
-            hint="is the address right, and the port open?",
-        ) from error
-
-
-def connect_tcp(*, host: str, port: int, timeout: float) -> Channel:
-    """Connect without any protection. Raises Unreachable."""
-    return Channel(open_tcp(host=host, port=port, timeout=timeout), name=f"{host}:{port}")
