@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -115,3 +116,39 @@ def test_every_publication_verifies_for_old_and_new_clients(todo):
         assert sorted(last[0].trusted.policies) == sorted(
             {one.paths[0].split("/")[1] for one in last[0].trusted.delegations}
         )
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_hostile_role_files_raise_our_errors_only(data):
+    genesis = init_cluster(
+        name="h", operator=KEY, controller=CONTROLLER.public, entropy=bytes(16), cluster_id=CLUSTER, now=NOW
+    )
+    files = {"metadata/" + name: body for name, body in genesis.publication.metadata.items()}
+    files.update({"targets/" + name: body for name, body in genesis.publication.targets.items()})
+    name = data.draw(st.sampled_from([*sorted(set(files) - {"metadata/1.root.json"}), "metadata/2.root.json"]))
+    if data.draw(st.booleans()) or name not in files or name.startswith("targets/"):
+        files[name] = data.draw(st.binary(max_size=60) | _json.map(lambda value: json.dumps(value).encode()))
+    else:
+        plain = json.loads(files[name])
+        place = data.draw(st.sampled_from((plain, plain["signed"])))
+        place[data.draw(st.sampled_from(sorted(place)))] = data.draw(_json)
+        changed = json.dumps(plain).encode()
+        if json.loads(changed) == json.loads(files[name]):
+            return
+        files[name] = changed
+    with tempfile.TemporaryDirectory() as folder:
+        store = TrustStore(Path(folder) / "t", lambda path, limit: files.get(path), genesis.root, CLUSTER)
+        try:
+            found = read_state(store)
+        except NebhError:
+            return
+        assert found.trusted.operator_keys == (KEY.public,)
+        assert found.trusted.settings.name == "h"

@@ -55,7 +55,7 @@ def verify_in_child(request: Verification, fetch: Fetch, *, timeout: float = 60.
             process = start(
                 Command(
                     argv=(sys.executable, "-s", "-m", "nebh.programs.verifier"),
-                    env={"PYTHONPATH": _module_path(), "PYTHONDONTWRITEBYTECODE": "1"},
+                    env={"PYTHONPATH": _module_path()},
                 ),
                 stdin=theirs.fileno(),
             )
@@ -67,7 +67,8 @@ def verify_in_child(request: Verification, fetch: Fetch, *, timeout: float = 60.
         except TimedOut as error:
             raise Broken(f"cannot verify {request.source}: the verifier took over {timeout:.0f} s") from error
         except Closed as error:
-            status = process.wait(timeout=5)
+            process.kill()  # does nothing to a dead one, and wait() then tells how it died
+            status = process.wait()
             raise Broken(f"cannot verify {request.source}: the verifier died (status {status})") from error
 
 
