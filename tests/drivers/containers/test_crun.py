@@ -233,25 +233,26 @@ def test_a_tree_that_is_not_there_is_told(rig):
 
 
 def test_rotation_of_a_live_log_loses_no_line(rig):
-    count = 6000
-    script = f"n=0; while [ $n -lt {count} ]; do echo line $n; n=$((n+1)); done"
+    script = "n=0; while [ $n -lt 30 ]; do seq $((n*2000+1)) $((n*2000+2000)); n=$((n+1)); sleep 0.03; done"
     policy = sample_policy(limits=Limits(memory=64 << 20))
-    rig.driver.create(rig.plan(ONE, "/bin/sh", "-c", script, policy=policy, log_bytes=1_000_000))
+    rig.driver.create(rig.plan(ONE, "/bin/sh", "-c", script, policy=policy, log_bytes=4_000_000))
     rig.driver.start(ONE)
-    rotated = 0
+    files: set[str] = set()
     lines, cursor = [], ""
     while True:
         ended = rig.driver.observe(ONE).exit_code is not None
-        rig.driver.rotate_logs(ONE)
-        page = rig.driver.read_logs(ONE, cursor, 500)
+        kept = rig.driver.rotate_logs(ONE)
+        assert kept <= 4_000_000
+        page = rig.driver.read_logs(ONE, cursor, 2000)
         assert not page.lost
         lines += [line.text if line.partial else line.text + "\n" for line in page.lines]
         cursor = page.cursor
-        rotated = max(rotated, len(list((rig.folders.logs / ONE).iterdir())))
+        files |= {path.name for path in (rig.folders.logs / ONE).iterdir()}
         if ended and not page.lines:
             break
-    assert "".join(lines).splitlines() == [f"line {number}" for number in range(count)]
-    assert rotated >= 2
+        time.sleep(0.005)
+    assert "".join(lines).splitlines() == [str(number) for number in range(1, 60001)]
+    assert {"ctr.log", "ctr.log.1"} <= files
     assert rig.driver.log_written(ONE) == 0
 
 
@@ -269,4 +270,4 @@ def test_a_flood_is_held_back_at_its_pipe(rig):
     ticks = [sum(map(int, Path(f"/proc/{conmon}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))]
     time.sleep(1.0)
     ticks.append(sum(map(int, Path(f"/proc/{conmon}/stat").read_text().rsplit(")", 1)[1].split()[11:13])))
-    assert ticks[1] - ticks[0] <= 15  # of 100 a second
+    assert ticks[1] - ticks[0] <= 25  # of 100 a second

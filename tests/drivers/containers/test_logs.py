@@ -6,19 +6,27 @@ from nebh.drivers.containers.logs import NAME, read_page, rotate, share_of, tail
 
 
 class Writer:
-    """Writes as conmon does: into the file it has open, until it is told to reopen."""
+    """Writes as conmon does: a new file takes the log's place after every `piece` bytes."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, piece=1 << 40):
         self.folder = folder
         self.count = 0
+        self.piece, self.written = piece, 0
         self.reopen()
 
     def reopen(self):
-        self.file = (self.folder / NAME).open("ab", buffering=0)
+        beside = self.folder / f"{NAME}.tmp"
+        self.file = beside.open("wb", buffering=0)
+        beside.rename(self.folder / NAME)
 
     def write(self, number):
         for _ in range(number):
-            self.file.write(b"2026-01-01T00:00:00.%09d+00:00 stdout F line %d\n" % (self.count, self.count))
+            line = b"2026-01-01T00:00:00.%09d+00:00 stdout F line %d\n" % (self.count, self.count)
+            self.written += len(line)
+            if self.written > self.piece:
+                self.written = len(line)
+                self.reopen()
+            self.file.write(line)
             self.count += 1
 
 
@@ -34,19 +42,16 @@ def follow(folder, cursor, limit=7):
 
 
 def test_a_follower_sees_every_line_across_rotations(tmp_path):
-    writer, share = Writer(tmp_path), share_of(log_bytes=100_000, log_files=4)
+    share = share_of(log_bytes=50_000, log_files=4)
+    writer = Writer(tmp_path, piece=share.piece)
+    rotate(tmp_path, share=share)
     seen, cursor = follow(tmp_path, "")
-    for _ in range(60):
+    for turn in range(120):
         writer.write(37)
         more, cursor = follow(tmp_path, cursor)
         seen += more
-        rotate(tmp_path, control=tmp_path / "ctl", share=share)
-        writer.write(5)  # between rename and reopen: still the old file
-        more, cursor = follow(tmp_path, cursor)
-        seen += more
-        if not (tmp_path / NAME).exists():
-            writer.write(3)
-            writer.reopen()
+        if turn % 2:
+            rotate(tmp_path, share=share)
     seen += follow(tmp_path, cursor)[0]
     assert seen == [f"line {number}" for number in range(writer.count)]
     assert (tmp_path / f"{NAME}.3").exists()
@@ -54,24 +59,25 @@ def test_a_follower_sees_every_line_across_rotations(tmp_path):
 
 
 def test_all_files_together_stay_below_their_share(tmp_path):
-    writer, share = Writer(tmp_path), share_of(log_bytes=50_000, log_files=3)
-    for _ in range(80):
-        writer.write(61)
-        kept = rotate(tmp_path, control=tmp_path / "ctl", share=share)
-        writer.reopen()
-        assert kept == sum(path.stat().st_size for path in tmp_path.iterdir())
-        assert kept + share.drop_at <= 50_000 + share.rotate_at
-    assert share.keep_bytes + share.drop_at <= 50_000
+    share = share_of(log_bytes=50_000, log_files=3)
+    writer = Writer(tmp_path, piece=share.piece)
+    for turn in range(120):
+        writer.write(61 if turn < 80 else 1000)
+        used = {path.stat().st_ino: path.stat().st_size for path in tmp_path.iterdir()}
+        assert sum(used.values()) <= 50_000
+        kept = rotate(tmp_path, share=share)
+        used = {path.stat().st_ino: path.stat().st_size for path in tmp_path.iterdir()}
+        assert kept == sum(used.values())
 
 
 def test_lost_lines_are_told(tmp_path):
-    writer, share = Writer(tmp_path), share_of(log_bytes=20_000, log_files=2)
+    share = share_of(log_bytes=20_000, log_files=2)
+    writer = Writer(tmp_path, piece=share.piece)
     writer.write(3)
     page = read_page(tmp_path, cursor="", limit=2)
     for _ in range(5):
-        writer.write(110)
-        rotate(tmp_path, control=tmp_path / "ctl", share=share)
-        writer.reopen()
+        writer.write(140)
+        rotate(tmp_path, share=share)
     assert read_page(tmp_path, cursor=page.cursor, limit=1).lost
 
 

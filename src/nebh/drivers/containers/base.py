@@ -66,7 +66,8 @@ class ContainerDriver(Protocol):
         ...
 
     def rotate_logs(self, instance: str) -> int:
-        """Rename and reopen the log when it is over its share. Returns bytes now kept in all its files."""
+        """Keep what was replaced, drop what is over the share. Returns bytes now kept in all files. To be called every
+        second or so: lines are lost when a container prints over a fifth of its share between two calls."""
         ...
 
     def read_logs(self, instance: str, cursor: str, limit: int) -> LogPage:

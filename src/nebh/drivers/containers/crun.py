@@ -117,6 +117,7 @@ class CrunContainers:
         config = json.loads(plan.config)
         self._cgroups.forbid_swap(plan.instance, config["linux"]["resources"]["memory"]["limit"])
         self._cgroups.throttle_conmon(plan.instance)
+        self.rotate_logs(plan.instance)
         return self.observe(plan.instance)
 
     def start(self, instance: str) -> Observed:
@@ -216,12 +217,13 @@ class CrunContainers:
         return -1 if conmon is None else processes.open_pidfd(conmon)
 
     def rotate_logs(self, instance: str) -> int:
-        """Rename and reopen the log when it is over its share. Returns bytes now kept in all its files."""
+        """Keep what conmon has replaced, drop what is over the share. Returns bytes now kept in all files.
+
+        To be called often enough: a flood fills a file (a fifth of the share) in half a second."""
         plan = self._plan(instance)
         share = logs.share_of(log_bytes=plan.get("log_bytes", 1 << 25), log_files=plan.get("log_files", 4))
-        control = self._folders.bundle(instance) / "ctl"
         with self._log_lock:
-            return logs.rotate(self._folders.logs / instance, control=control, share=share)
+            return logs.rotate(self._folders.logs / instance, share=share)
 
     def read_logs(self, instance: str, cursor: str, limit: int) -> logs.LogPage:
         """Return at most `limit` lines from `cursor` on ("" = the oldest kept), also of a deleted container."""
@@ -269,7 +271,7 @@ class CrunContainers:
             *(self._conmon, "--api-version", "1", "-c", name, "-u", name, "-n", name, "-b", str(bundle)),
             *("-r", self._crun, *(word for option in runtime for word in ("--runtime-arg", option))),
             *("-p", str(bundle / "ctr.pid"), "-P", str(bundle / "conmon.pid")),
-            *("-l", f"k8s-file:{self._folders.logs / name / logs.NAME}", "--log-size-max", str(share.drop_at)),
+            *("-l", f"k8s-file:{self._folders.logs / name / logs.NAME}", "--log-size-max", str(share.piece)),
             *("--exit-dir", str(run / "exits"), "--persist-dir", str(run / "persist" / name)),
             *("--full-attach", "--log-level", "error"),
         )

@@ -1,5 +1,9 @@
 """What containers print: conmon's k8s-file format, rotated here without losing a line, read by cursor.
 
+conmon replaces its log by a new one after every `piece` bytes (it counts over a reopening by its control FIFO too, so
+that the two together lose lines). So the file has a second name, `ctr.log.live`: whatever replaces `ctr.log`, the old
+one is still there when we look next.
+
 A line is `<RFC 3339 time> <stdout|stderr> <F|P> <text>`; P = the line goes on. The newest file is `ctr.log`, older
 ones `ctr.log.1`, `ctr.log.2`... A cursor is `<time of the file's first line>@<offset>`: the first line names the file
 wherever rotation has moved it.
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "ctr.log"
-_REOPEN = b"2 0 0\n"  # conmon's control message: open the log anew
+_LIVE = "ctr.log.live"
 _FIRST_LINE = 128
 _CHUNK = 1 << 20
 
@@ -40,47 +44,49 @@ class LogPage:
 
 @dataclass(frozen=True, kw_only=True)
 class LogShare:
-    """How a container's share of log bytes is split: the log is rotated at `rotate_at` bytes; if it grows faster than
-    we look, conmon drops it at `drop_at`; of older files, `keep` with at most `keep_bytes` stay."""
+    """How a container's share of log bytes is split: conmon begins a new file every `piece` bytes; of older files,
+    `keep` with at most `keep_bytes` stay."""
 
-    rotate_at: int
-    drop_at: int
+    piece: int
     keep: int
     keep_bytes: int
 
 
 def share_of(*, log_bytes: int, log_files: int) -> LogShare:
     """Split `log_bytes` so that all files together never exceed them."""
-    piece = max(4096, log_bytes // (log_files + 2))  # files end a little over it, the newest at twice
-    return LogShare(rotate_at=piece, drop_at=2 * piece, keep=log_files - 1, keep_bytes=max(0, log_bytes - 2 * piece))
+    piece = max(4096, log_bytes // (log_files + 1))  # one more: conmon may have begun a file that we have not seen
+    return LogShare(piece=piece, keep=max(1, log_files - 1), keep_bytes=max(0, log_bytes - 2 * piece))
 
 
-def rotate(folder: Path, *, control: Path, share: LogShare) -> int:
-    """Rename the log and have conmon open a new one when it is due; drop what is over the share.
+def rotate(folder: Path, *, share: LogShare) -> int:
+    """Number what conmon has replaced, drop what is over the share. Returns bytes now kept.
 
-    control: conmon's `ctl` FIFO in the bundle. Returns bytes now kept. Nothing is lost: until conmon has opened the
-    new file it writes into the renamed one.
+    No line is lost as long as this is called once per `piece` bytes; otherwise readers are told.
     """
-    current = folder / NAME
-    if _size(current) >= share.rotate_at:
-        older = _older(folder)
-        for number, path in reversed(older):
-            path.rename(folder / f"{NAME}.{number + 1}")
-        current.rename(folder / f"{NAME}.1")
-        with contextlib.suppress(OSError):  # conmon has ended: the renamed file is complete
-            _tell(control)
-    kept = 0
+    current, live = folder / NAME, folder / _LIVE
+    if _inode(live) not in (None, _inode(current)):
+        _number_live(folder)
+    if _inode(live) is None:
+        with contextlib.suppress(OSError):  # there is no log yet
+            live.hardlink_to(current)
+    older = 0
     for position, (_, path) in enumerate(_older(folder)):
-        kept += _size(path)
-        if position >= share.keep or kept > share.keep_bytes:
-            kept -= _size(path)
+        older += _size(path)
+        if position >= share.keep or older > share.keep_bytes:
+            older -= _size(path)
             path.unlink()
-    return kept + _size(current)
+    return sum(_size(path) for path in _files(folder))
+
+
+def _number_live(folder: Path) -> None:
+    for number, path in reversed(_older(folder)):
+        path.rename(folder / f"{NAME}.{number + 1}")
+    (folder / _LIVE).rename(folder / f"{NAME}.1")
 
 
 def read_page(folder: Path, *, cursor: str, limit: int) -> LogPage:
     """Return at most `limit` lines from `cursor` on ("" = the oldest kept) and the cursor after them."""
-    files = [*(path for _, path in reversed(_older(folder))), folder / NAME]
+    files = _files(folder)
     position, offset, lost = _locate(files, cursor)
     lines: list[LogLine] = []
     for index in range(position, len(files)):
@@ -100,8 +106,7 @@ def read_page(folder: Path, *, cursor: str, limit: int) -> LogPage:
 
 def tail_cursor(folder: Path, *, lines: int) -> str:
     """Return the cursor from which `lines` lines (at most; of the last MiB of the newest file that has any) are left."""
-    files = [folder / NAME, *(path for _, path in _older(folder))]
-    for path in files:
+    for path in reversed(_files(folder)):
         first = _first_time_of(path)
         if not first:
             continue
@@ -175,6 +180,16 @@ def _first_time_of(path: Path) -> str:
     return head.decode(errors="replace") if space else ""
 
 
+def _files(folder: Path) -> list[Path]:
+    """Return all files, oldest first, each once whatever names it has."""
+    found: dict[int, Path] = {}
+    for path in (*(path for _, path in reversed(_older(folder))), folder / _LIVE, folder / NAME):
+        inode = _inode(path)
+        if inode is not None:
+            found.setdefault(inode, path)
+    return list(found.values())
+
+
 def _older(folder: Path) -> list[tuple[int, Path]]:
     """Return the rotated files, newest first."""
     found = []
@@ -193,9 +208,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _tell(control: Path) -> None:
-    descriptor = os.open(control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _inode(path: Path) -> int | None:
     try:
-        os.write(descriptor, _REOPEN)
-    finally:
-        os.close(descriptor)
+        return path.stat().st_ino
+    except OSError:
+        return None
