@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -154,11 +156,18 @@ def test_tls_hosts_redirect_and_speak_http2(place):
     assert old.returncode == 35
     (bundle,) = (place.folder / "state" / "bundles").iterdir()
     assert bundle.stat().st_mode & 0o777 == 0o600
-    os.unlink(tls.cert)  # an unreadable certificate must not keep all others down
+    os.unlink(tls.cert)  # the bundle made from it serves on, over a cold start too
     ingress.stop()
     again = place.ingress()
     again.ensure(_plan(_backend(READY, routes=routes)))
+    assert place.curl(*resolve[:2], "--cacert", str(bundle), "https://safe.example/").returncode == 0
+    again.stop()
+    bundle.unlink()  # without any, all others must come up
+    again = place.ingress()
+    again.ensure(_plan(_backend(READY, routes=routes)))
     assert place.ask("web.example")["version"] == "v1"
+    again.configure(_plan(_backend(READY, routes=(WEB,))))
+    assert again.exposed() == (80,)
 
 
 def test_a_bad_certificate_is_refused_and_changes_nothing(place):
@@ -200,6 +209,58 @@ def test_adopts_what_runs_and_starts_what_died(place):
     third = place.ingress()
     third.ensure(_plan(_backend(READY, DRAIN)))
     assert place.ask("web.example")["version"] == "v1"
+
+
+def test_connections_that_outlive_a_reload_hold_up_prepare_and_drain(place):
+    place.backend("127.0.0.1", "v1")
+    place.backend("127.0.0.2", "v2")
+    ingress = place.ingress()
+    ingress.ensure(_plan(_backend(READY, MAINT)))
+    client = place.start(sys.executable, "-c", ASKS_WHEN_TOLD, stdin=subprocess.PIPE)
+    assert _told(client) == "v1"
+    more = _plan(_backend(READY, MAINT, routes=(WEB, Route(port=8080, tcp_port=9000))))
+    thread = threading.Thread(target=ingress.configure, args=(more,))
+    thread.start()
+    thread.join(2.0)
+    assert thread.is_alive()  # one idle connection is left in the old worker
+    ingress.switch((_turn(1, READY), _turn(0, DRAIN)))
+    assert place.ask("web.example")["version"] == "v2"
+    assert ingress.counters("web:8080")[0].current == 1  # it may bring a request yet
+    assert _told(client) == "v1"
+    assert _told(client) == "v2"  # the old worker has closed it; http.client connects again by itself
+    thread.join(2.0)
+    assert not thread.is_alive()
+    assert ingress.counters("web:8080")[0].current == 0
+
+
+ASKS_WHEN_TOLD = """
+import http.client, json, sys
+connection = http.client.HTTPConnection("127.0.0.1", 80)
+for line in sys.stdin:
+    connection.request("GET", "/", headers={"Host": "web.example"})
+    print(json.loads(connection.getresponse().read())["version"], flush=True)
+"""
+
+
+def _told(client):
+    client.stdin.write("go\n")
+    client.stdin.flush()
+    return client.stdout.readline().strip()
+
+
+def test_a_request_under_way_finishes_on_the_drained_slot(place):
+    place.backend("127.0.0.1", "v1")
+    place.backend("127.0.0.2", "v2")
+    ingress = place.ingress()
+    ingress.ensure(_plan(_backend(READY, MAINT)))
+    slow = place.start("curl", "-s", "-H", "Host: web.example", "http://127.0.0.1/slow")
+    while ingress.counters("web:8080")[0].current == 0:
+        time.sleep(0.01)
+    ingress.switch((_turn(1, READY), _turn(0, DRAIN)))
+    assert place.ask("web.example")["version"] == "v2"
+    assert ingress.counters("web:8080")[0].current == 1
+    assert json.loads(slow.communicate(timeout=5)[0])["version"] == "v1"
+    _drained(ingress, 0)
 
 
 def _drained(ingress, number):

@@ -17,7 +17,8 @@ class IngressDriver(Protocol):
 
     def configure(self, plan: IngressPlan) -> None:
         """In prepare: make routes and slots of `plan` known (a slot new in it comes up in maint), and write the file
-        that a cold start reads. The states of live slots stay as they are."""
+        that a cold start reads. The states of live slots stay as they are. May take some seconds where listeners or
+        certificates change; a certificate that cannot be read is BadInput."""
         ...
 
     def switch(self, changes: tuple[SlotChange, ...]) -> None:

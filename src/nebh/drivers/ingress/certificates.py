@@ -16,11 +16,12 @@ _LIMIT = 1 << 20
 
 
 class Certificates:
-    """Writes `<digest>.pem` files (0600, the proxy's user) into a folder. A changed file gets a new name."""
+    """Writes `<digest>.pem` files (0600, the proxy's user) into a folder. A changed file gets a new name.
+    known: the last good bundle by host; the driver keeps it over a restart."""
 
     def __init__(self, folder: Path, *, uid: int, gid: int) -> None:
         self._folder, self._uid, self._gid = folder, uid, gid
-        self._known: dict[str, str] = {}
+        self.known: dict[str, str] = {}
 
     def write(self, plan: IngressPlan, *, strict: bool) -> dict[str, str]:
         """Return the bundle's file name by host. A file that cannot be read: BadInput if strict, else the bundle
@@ -35,9 +36,9 @@ class Certificates:
                 if strict:
                     what = f"certificate of {host or 'any host'}"
                     raise BadInput(f"cannot read the {what}: {error.filename}: {error.strerror}") from error
-                if host in self._known:
-                    found[host] = self._known[host]
-        self._known |= found
+                if (self._folder / self.known.get(host, "none.pem")).exists():
+                    found[host] = self.known[host]
+        self.known |= found
         return found
 
     def prune(self, used: set[str]) -> None:

@@ -122,10 +122,12 @@ def secure_map(layout: Layout) -> dict[str, str]:
 
 
 def with_live_states(plan: IngressPlan, live: dict[tuple[str, int], Slot]) -> IngressPlan:
-    """Return the plan with the states that slots have now; a slot that is new, or has moved, is in maint."""
+    """Return the plan with the states that slots have now; a slot that is new, or has moved, is in maint. A service's
+    slot keeps its state in a backend that is new because the service's port moved."""
+    places = {(key.rpartition(":")[0], number, slot.address): slot for (key, number), slot in live.items()}
 
     def settled(backend: Backend, slot: Slot) -> Slot:
-        now = live.get((backend.key, slot.number))
+        now = live.get((backend.key, slot.number)) or places.get((backend.service, slot.number, slot.address))
         keeps = now is not None and now.address == slot.address
         return replace(slot, state=now.state if keeps and now is not None else SlotState.MAINT)
 
@@ -188,7 +190,8 @@ def slot_count(backend: Backend | None) -> int:
 
 def server_address(slot: Slot, backend: Backend) -> str:
     """Return `ADDRESS:PORT` for a server line."""
-    return f"ipv6@{slot.address}:{backend.port}" if ":" in slot.address else f"{slot.address}:{backend.port}"
+    port = slot.port or backend.port
+    return f"ipv6@{slot.address}:{port}" if ":" in slot.address else f"{slot.address}:{port}"
 
 
 def _servers(backend: Backend | None, *, shown: bool) -> str:
@@ -265,7 +268,7 @@ defaults
     timeout connect 2s
     timeout queue 5s
     timeout http-request 10s
-    timeout http-keep-alive 30s
+    timeout http-keep-alive 10s
     timeout client 10m
     timeout server 10m
     timeout client-fin 10s

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from nebh.drivers.ingress.certificates import Certificates
@@ -38,13 +39,14 @@ from nebh.model.errors import BadInput, Failed, Unreachable
 from nebh.model.network import Backend, IngressPlan, Slot, SlotChange, SlotCounters, SlotState
 
 PROGRAM = "/usr/sbin/haproxy"
+QUIET_SECONDS = 12.0
 _START_SECONDS = 15.0
 
 Spawner = Callable[[Spawn], ProcessId]
 
 
 class HaproxyIngress:
-    """An IngressDriver; thread-safe. `switch` waits while another thread's `configure` reloads.
+    """An IngressDriver; thread-safe. `switch` waits while another thread's `configure` reloads (0.2 s).
 
     state: folder for the files of a cold start. run: folder for the sockets, the user's own. spawn: starts a detached
     program in the namespace where the proxy listens (Worker.spawn). seen_from: a process in that namespace, to find
@@ -108,11 +110,14 @@ class HaproxyIngress:
             self._must_run()
             settled = with_live_states(plan, self._live)
             layout = self._layout(settled, strict=True)
-            if structure_hash(layout, self._places) != self._structure:
+            reloads = structure_hash(layout, self._places) != self._structure
+            if reloads:
                 self._reload(layout)
             else:
                 self._write(layout)
             self._settle(layout)
+        if reloads:
+            self._await_quiet()
 
     def switch(self, changes: tuple[SlotChange, ...]) -> None:
         """Set slots in one write; see IngressDriver."""
@@ -127,10 +132,9 @@ class HaproxyIngress:
                 for name in self._targets[(change.backend, change.number)]:
                     commands += state_commands(name, change.state)
             self._runtime.command(tuple(commands))
-            self._runtime.tell_elders(tuple(commands))
             for change in changes:
                 key = (change.backend, change.number)
-                self._live[key] = Slot(number=change.number, address=self._live[key].address, state=change.state)
+                self._live[key] = replace(self._live[key], state=change.state)
 
     def record(self, plan: IngressPlan) -> None:
         """Write the files of a cold start; see IngressDriver."""
@@ -141,13 +145,15 @@ class HaproxyIngress:
         """Return the proxy's numbers by slot: only slots that have an address."""
         with self._lock, _answering():
             self._must_run()
-            if self._runtime.elders:
-                self._runtime.workers()
+            idle = self._count_idle()
             numbers = {number for key, number in self._live if key == backend}
             found: dict[int, SlotCounters] = {}
             for name in sorted({target.partition("/")[0] for n in numbers for target in self._targets[(backend, n)]}):
                 for number, more in self._runtime.counters(name).items():
                     found[number] = add_counters(found[number], more) if number in found else more
+            for number in numbers & found.keys() if idle else ():
+                if self._live[(backend, number)].state is not SlotState.READY:
+                    found[number] = replace(found[number], current=found[number].current + idle)
             return {number: found[number] for number in sorted(numbers) if number in found}
 
     def exposed(self) -> tuple[int, ...]:
@@ -244,6 +250,21 @@ class HaproxyIngress:
         self._structure = structure_hash(layout, self._places)
         self._write_ledger()
         self._certificates.prune(set(layout.bundles.values()))
+
+    def _count_idle(self) -> int:
+        if self._runtime.elders:
+            self._runtime.workers()
+        return self._runtime.count_idle() if self._runtime.elders else 0
+
+    def _await_quiet(self) -> None:
+        """Wait until connections of the old worker bring nothing more: each is closed after its next answer, or when it
+        was idle for `timeout http-keep-alive`. Until then `counters` adds them to slots that drain."""
+        deadline = time.monotonic() + QUIET_SECONDS
+        while time.monotonic() < deadline:
+            with self._lock, _answering():
+                if self._count_idle() == 0:
+                    return
+            time.sleep(0.1)
 
     def _swap_worker(self) -> None:
         assert self._process is not None
@@ -349,6 +370,7 @@ class HaproxyIngress:
             ledger = json.loads((self._state / "ledger.json").read_bytes())
             self._numbers = {str(key): int(number) for key, number in ledger["numbers"].items()}
             self._structure = str(ledger["structure"])
+            self._certificates.known = dict(ledger["bundles"])
             self._process = ProcessId(pid=ledger["pid"], started=ledger["started"]) if ledger["pid"] else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self._numbers, self._structure, self._process = {}, "", None
@@ -357,6 +379,7 @@ class HaproxyIngress:
         ledger = {
             "numbers": self._numbers,
             "structure": self._structure,
+            "bundles": self._certificates.known,
             "pid": self._process.pid if self._process else 0,
             "started": self._process.started if self._process else 0,
         }
@@ -375,7 +398,7 @@ def _answering() -> Iterator[None]:
 
 def _wants(backend: Backend, slot: Slot, number: int) -> tuple[Want, ...]:
     return tuple(
-        Want(backend=name, number=slot.number, address=slot.address, port=backend.port, state=slot.state)
+        Want(backend=name, number=slot.number, address=slot.address, port=slot.port or backend.port, state=slot.state)
         for name in names_of(backend, number)
     )
 

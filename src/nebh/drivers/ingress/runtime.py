@@ -12,6 +12,7 @@ from nebh.model.errors import Failed, Unreachable
 from nebh.model.network import SlotCounters, SlotState
 
 _DONE = ("", "IP changed from", "no need to change", "New server registered", "port changed from")
+HTTP = ("http", "https")  # the names of the frontends in config.py
 _MAINT, _DRAIN = 0x01 | 0x02 | 0x20, 0x08 | 0x10  # srv_admin_state (0x04 only says how it began)
 
 
@@ -93,10 +94,16 @@ class Runtime:
             if answer != "" and not answer.startswith(_DONE[1:]):
                 raise Failed(f"cannot set up the proxy: it answers {answer!r} to {command!r}")
 
-    def tell_elders(self, commands: tuple[str, ...]) -> None:
-        """Do `commands` in elder workers too: their idle keep-alive connections may bring one more request each."""
+    def count_idle(self) -> int:
+        """Return how many connections of elder workers could bring one more request each, to the slots as they were
+        before the reload: HAProxy 2.6 refuses every change in a worker that is ending ("Proxy is disabled")."""
+        idle = 0
         for pid in self.elders:
-            self._ask_elder(pid, commands)
+            rows = [row for answer in self._ask_elder(pid, ("show stat -1 3 -1",)) for row in _rows(answer)]
+            held = sum(int(row["scur"]) for row in rows if row["svname"] == "FRONTEND" and row["pxname"] in HTTP)
+            busy = sum(int(row["scur"]) for row in rows if row["svname"] == "BACKEND" and row["pxname"][1:].isdecimal())
+            idle += max(0, held - busy)
+        return idle
 
     def servers(self) -> dict[str, Server]:
         """Return every server by name (`b3/s0`)."""
@@ -184,20 +191,22 @@ def _joined(want: Want) -> str:
     return f"ipv6@{want.address}:{want.port}" if ":" in want.address else f"{want.address}:{want.port}"
 
 
-def _counters(text: str) -> dict[int, SlotCounters]:
+def _rows(text: str) -> list[dict[str, str]]:
     lines = text.splitlines()
     columns = next((line[2:].split(",") for line in lines if line.startswith("# ")), [])
-    found = {}
-    for line in lines:
-        row = dict(zip(columns, line.split(","), strict=False))
-        name = row.get("svname", "")
-        if line.startswith("#") or not name[1:].isdecimal():
-            continue
-        found[int(name[1:])] = SlotCounters(
+    fields = (line.split(",") for line in lines if not line.startswith("#"))
+    return [dict(zip(columns, row, strict=False)) for row in fields if columns and len(row) >= len(columns)]
+
+
+def _counters(text: str) -> dict[int, SlotCounters]:
+    return {
+        int(row["svname"][1:]): SlotCounters(
             current=int(row["scur"] or 0),
             queued=int(row["qcur"] or 0),
             total=int(row["stot"] or 0),
             errors=int(row["hrsp_5xx"] or 0) + int(row["econ"] or 0),
             average_ms=int(row["rtime"] or 0),
         )
-    return found
+        for row in _rows(text)
+        if row["svname"][1:].isdecimal()
+    }

@@ -1,0 +1,27 @@
+"""Who has a port."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from nebh.host.listeners import Listener, listener_of
+
+
+def test_our_own_listener_is_found_and_named() -> None:
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            listener = socket.create_server((address, 0), family=family)
+        except OSError:
+            continue  # no IPv6 here
+        with listener:
+            port = listener.getsockname()[1]
+            found = listener_of(port)
+            assert found is not None
+            assert (found.port, found.pid) == (port, os.getpid())
+            assert str(found).endswith(f"(process {os.getpid()})")
+        assert listener_of(port) is None
+
+
+def test_a_stranger_has_no_name() -> None:
+    assert str(Listener(port=1)) == "another process"
