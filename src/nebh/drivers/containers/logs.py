@@ -61,7 +61,7 @@ def share_of(*, log_bytes: int, log_files: int) -> LogShare:
 def rotate(folder: Path, *, share: LogShare) -> int:
     """Number what conmon has replaced, drop what is over the share. Returns bytes now kept.
 
-    No line is lost as long as this is called once per `piece` bytes; otherwise readers are told.
+    No line is lost as long as this is called once per `piece` bytes; otherwise whole files are missing in between.
     """
     current, live = folder / NAME, folder / _LIVE
     if _inode(live) not in (None, _inode(current)):
