@@ -11,6 +11,7 @@ Version and behaviour come from VERSION and BEHAVIOUR in the environment, else f
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -149,16 +150,14 @@ def main() -> None:
         setting("version") or "unknown", Behaviour(setting("behaviour")), Counter(host, int(port))
     )
     listen = f"*:{os.environ.get('PORT', '8080')}"
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it reports every request that waits for a thread
     sockets: dict[int, Any] = {}
-    server = waitress.create_server(
-        application,
-        map=sockets,
-        listen=listen,
-        threads=8,
-        max_request_body_size=MAX_BODY,
-        channel_timeout=300,
-        connection_limit=500,
-    )
+    limits = {"threads": 8, "max_request_body_size": MAX_BODY, "channel_timeout": 300, "connection_limit": 500}
+    try:
+        server = waitress.create_server(application, map=sockets, listen=listen, **limits)
+    except OSError:  # no IPv6 here
+        sockets.clear()
+        server = waitress.create_server(application, map=sockets, listen=listen.replace("*", "0.0.0.0"), **limits)
 
     def stop(_number: int, _frame: object) -> None:
         threading.Thread(target=end_gently, args=(application, sockets), daemon=True).start()
