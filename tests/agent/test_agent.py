@@ -100,7 +100,7 @@ class Agent:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nebh.programs.agent", *words], env=env, stdout=log, stderr=log
         )
-        until(lambda: (self.run / "agent.sock").exists())
+        until((self.run / "agent.sock").exists)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.process.send_signal(number)

@@ -136,8 +136,18 @@ def _init(options: argparse.Namespace) -> int:
     pin = pin_of(ensure_certificate(options.state)[0])
     if options.root:
         write_atomic(options.state / "root.json", read_bounded(options.root, limit=8 << 20))
+    if os.geteuid() == 0:
+        _give_to_owner(options.state)
     print(codec.encode({"controller_key": key.public, "tls_pin": pin}).decode())
     return 0
+
+
+def _give_to_owner(state: Path) -> None:
+    """Let the user whose folder `state` is read what root just made in it."""
+    owner = state.stat()
+    for path in (state / "root.json", state / "keys", *(state / "keys").iterdir()):
+        if path.exists():
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _migrate(options: argparse.Namespace) -> int:
