@@ -6,13 +6,14 @@ import argparse
 import getpass
 import os
 import platform
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nebh.cli.output import Output
-from nebh.cli.session import Session, cache_base, new_nonce, now_seconds
-from nebh.cli.watch import Followed, failure_of, follow, phases_of, show_receipts, to_document
+from nebh.cli.output import Output, harmless
+from nebh.cli.rollout import roll_out
+from nebh.cli.session import Session, cache_base, now_seconds
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound
 from nebh.model.image import EntryType
@@ -20,7 +21,7 @@ from nebh.model.policy import Policy, ServiceState
 from nebh.model.quantities import render_size
 from nebh.model.release import Release
 from nebh.model.service import ServiceSpec
-from nebh.model.statement import Outcome, Phase
+from nebh.model.statement import Phase
 from nebh.planning.claims import claims_conflict
 from nebh.planning.lint import find_unexcepted, lint_manifest
 from nebh.planning.release import make_policy, make_release
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from nebh.images.report import ImportReport
     from nebh.signing.repository import State
 
-SLACK = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def upload(session: Session, cache: ImageCache, report: ImportReport) -> int:
 
 def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
     """Return the policy and release that `spec` asks for on top of `state`."""
-    from nebh.signing.wish import listed_counters
+    from nebh.signing.wish import first_epoch, listed_counters
 
     previous = state.trusted.policies.get(spec.name)
     now = now_seconds()
@@ -131,6 +131,8 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
         now=now,
         state=ServiceState.RUNNING,
     )
+    if previous is None:
+        policy = replace(policy, epoch=first_epoch(state, spec.name))
     others = [one for name, one in state.trusted.policies.items() if name != spec.name]
     for conflict in claims_conflict([*others, policy]):
         raise Conflict(f"cannot deploy {spec.name}: {conflict}", hint="change the route in one of the specs")
@@ -162,6 +164,7 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     session = Session(options, out)
     spec = read_spec(options.spec)
     session.key  # noqa: B018 - a wrong passphrase is said before the long work
+    before = running_before(session, spec.name)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
     report = import_spec_image(spec, cache, out)
@@ -178,84 +181,38 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     state = session.publish(make, wanted=None)
     release = made[-1].release
     out.note(f"signed release {release.counter} of {spec.name}")
-    phase = Phase.PREPARE if options.prepare else Phase.RUN
-    return roll_out(session, state, release, replicas=spec.replicas.count, phase=phase, events_after=events_after)
-
-
-def roll_out(
-    session: Session,
-    state: State,
-    release: Release,
-    *,
-    replicas: int,
-    phase: Phase = Phase.RUN,
-    supersede: bool = False,
-    events_after: int | None = None,
-) -> int:
-    """Ask the controller for a release, follow it, print the receipts and the way back; return the exit status."""
-    out, options = session.out, session.options
-    nonce = new_nonce()
-    deployment = session.client.deploy(
-        release.service,
-        api.DeploymentRequest(
-            counter=release.counter,
-            epoch=release.epoch,
-            replicas=replicas,
-            phase=phase,
-            nonce=nonce,
-            supersede=supersede,
-        ),
-    )
-    if getattr(options, "detach", False):
-        out.say(f"asked for release {release.counter} of {release.service}; `nebh events` shows how it goes")
-        return 0
-    nodes = tuple(node for node in state.trusted.nodes.nodes if node.name in deployment.nodes)
-    limit = SLACK + (release.update.bake + release.health.startup_timeout * 2 + release.update.drain) / 1000
-    ends = frozenset({Outcome.PREPARED, Outcome.REFUSED, Outcome.FAILED}) if phase is Phase.PREPARE else None
-    followed = follow(
+    return roll_out(
         session,
-        nonce=nonce,
-        service=release.service,
-        nodes=nodes,
-        timeout=getattr(options, "timeout", 0) or limit,
+        state,
+        release,
+        replicas=spec.replicas.count,
+        phase=Phase.PREPARE if options.prepare else Phase.RUN,
         events_after=events_after,
-        **({"ends": ends} if ends else {}),
+        undo=_undo(spec.name, before, prepare=options.prepare),
     )
-    return finish(session, followed, release)
 
 
-def finish(session: Session, followed: Followed, release: Release) -> int:
-    """Print receipts, times and the way back; raise what failed."""
-    out = session.out
-    error = failure_of(followed, what=f"release {release.counter} of {release.service}")
-    if out.json_wanted:
-        out.document(
-            {
-                "service": release.service,
-                "release": release.counter,
-                "nonce": followed.nonce,
-                "ok": error is None,
-                "receipts": to_document(followed),
-                "undo": f"nebh rollback {release.service}",
-                "error": error.message if error else "",
-            }
+def _undo(service: str, before: int, *, prepare: bool) -> str:
+    if prepare:
+        return f"nebh abort {service}"
+    return f"nebh rollback {service} --to {before}" if before else f"nebh rm {service}"
+
+
+def running_before(session: Session, service: str) -> int:
+    """Return the release that runs now, 0 = none. Raises Conflict while a deployment is open: before anything is
+    imported or signed."""
+    try:
+        view = session.client.service(service)
+    except NotFound:
+        return 0
+    last = view.deployment
+    if last is not None and last.state is api.DeploymentState.OPEN and last.phase is not Phase.PREPARE:
+        raise Conflict(
+            f"cannot deploy {service}: release {last.counter} is being deployed by {harmless(last.by)} since "
+            f"{time.strftime('%H:%M:%S', time.localtime(last.at / 1000))}",
+            hint=f"wait for it (`nebh events --service {service} --follow`), or end it: `nebh abort {service}`",
         )
-        return error.exit_status if error else 0
-    show_receipts(out, followed)
-    if error is not None:
-        raise error
-    earlier = _earlier(followed, release)
-    if earlier:
-        out.say(f"undo with: nebh rollback {release.service} --to {earlier}")
-    return 0
-
-
-def _earlier(followed: Followed, release: Release) -> int:
-    """Return the release before, where there is one."""
-    for receipt in followed.receipts.values():
-        if phases_of(receipt) and release.counter > 1:
-            return release.counter - 1
-    return 0
+    return max((one.running.counter for one in view.allocations), default=0)
 
 
 def plan(options: argparse.Namespace, out: Output) -> int:

@@ -10,17 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nebh.cli.output import Output, confirm
+from nebh.cli.output import Output, confirm, harmless
 from nebh.client.api_client import Client, Login
 from nebh.client.transport import Transport, parse_transport, ssh_transport
 from nebh.model import api
-from nebh.model.errors import BadInput, Failed, NebhError
+from nebh.model.errors import BadInput, Conflict
 
 if TYPE_CHECKING:
+    from nebh.signing.difference import Difference
     from nebh.signing.operator import ClusterFolder
     from nebh.signing.repository import State
     from nebh.signing.statements import StatementSigner
-    from nebh.signing.wish import Wish
+    from nebh.signing.wish import Signed, Wish
+
+PUBLISH_ATTEMPTS = 3
 
 
 def config_base() -> Path:
@@ -100,35 +103,79 @@ class Session:
         """Return the verified state, not older than what this computer saw (O1)."""
         return self.folder.read(self.client.fetch, wanted=wanted, accept_expired=accept_expired)
 
-    def publish(self, make: Callable[[State], Wish | None], *, wanted: tuple[str, ...] | None = ()) -> State:
+    def publish(
+        self,
+        make: Callable[[State], Wish | None],
+        *,
+        wanted: tuple[str, ...] | None = (),
+    ) -> State:
         """Sign and publish what `make` wishes on the verified state; None = nothing to publish. Shows what changes,
-        asks for what widens (O2), publishes by compare-and-swap (O3). Returns the state that was built upon."""
+        asks for what widens (O2), publishes by compare-and-swap (O3). Returns the state that was built upon.
+
+        When somebody else published meanwhile, all of it is done again on the new state, a few times.
+        """
         from nebh.signing.wish import apply_wish
 
-        state = self.state(wanted=wanted)
-        wish = make(state)
-        if wish is None:
-            return state
-        signed = apply_wish(state, wish, key=self.key, now=now_seconds())
-        self.show_difference(signed.difference)
-        publication = signed.publication
-        self.client.publish(base=publication.base, metadata=publication.metadata, targets=publication.targets)
-        self.folder.published(publication)
-        return state
+        def sign(state: State) -> Signed | None:
+            wish = make(state)
+            return None if wish is None else apply_wish(state, wish, key=self.key, now=now_seconds())
 
-    def show_difference(self, difference: object) -> None:
-        """Show every change, and ask before any that widens."""
-        changes = getattr(difference, "changes", ())
-        widening = getattr(difference, "widening", ())
-        for change in changes:
-            if change not in widening:
-                self.out.note(f"  {change}")
-        if not widening:
+        return self.publish_signed(sign, wanted=wanted)
+
+    def publish_signed(
+        self,
+        sign: Callable[[State], Signed | None],
+        *,
+        wanted: tuple[str, ...] | None = (),
+        accept_expired: bool = False,
+    ) -> State:
+        """Publish what `sign` makes of the verified state, as `publish` does. Raises Conflict when others keep being
+        first, or when the second look shows something that widens and was not agreed to at the first."""
+        agreed: frozenset[str] = frozenset()
+        for attempt in range(PUBLISH_ATTEMPTS):
+            state = self.state(wanted=wanted, accept_expired=accept_expired)
+            signed = sign(state)
+            if signed is None:
+                return state
+            if attempt:
+                self.out.note("somebody else published meanwhile; upon what stands now this changes:")
+            agreed = self.show_difference(signed.difference, agreed=agreed if attempt else None)
+            publication = signed.publication
+            try:
+                self.client.publish(base=publication.base, metadata=publication.metadata, targets=publication.targets)
+            except Conflict:
+                if attempt + 1 == PUBLISH_ATTEMPTS:
+                    raise
+                continue
+            self.folder.published(publication)
+            return state
+        raise AssertionError("unreachable")
+
+    def show_difference(self, difference: Difference, *, agreed: frozenset[str] | None = None) -> frozenset[str]:
+        """Show every change, and ask before any that widens; return those. agreed: what was agreed to at an earlier
+        look: then more than that is a Conflict. Raises BadInput when nobody agrees."""
+        changes, widening = _lines_of(difference)
+        for line in changes:
+            self.out.note(f"  {harmless(line)}")
+        for line in sorted(widening):
+            self.out.note(self.out.paint(f"  widens: {harmless(line)}", "yellow"))
+        if agreed is not None and widening - agreed:
+            raise Conflict(
+                "cannot publish: somebody else published meanwhile, and now this would allow more than you agreed to",
+                hint="look at the lines above and run the command again",
+            )
+        if agreed is None and widening:
+            self._ask_widening(widening)
+        return widening
+
+    def _ask_widening(self, widening: frozenset[str]) -> None:
+        if confirm("This allows more than before. Sign it?", yes=getattr(self.options, "yes_widen", False)):
             return
-        for change in widening:
-            self.out.note(self.out.paint(f"  widens: {change}", "yellow"))
-        if not confirm("This allows more than before. Sign it?", yes=getattr(self.options, "yes_widen", False)):
-            raise BadInput("nothing was signed", hint="look at the lines above; --yes-widen agrees in scripts")
+        listed = "\n".join(f"  widens: {harmless(line)}" for line in sorted(widening))
+        raise BadInput(
+            f"nothing was signed: nobody agreed to what allows more than before:\n{listed}",
+            hint="--yes-widen agrees in scripts",
+        )
 
     def close(self) -> None:
         """Close the connection."""
@@ -143,19 +190,38 @@ def through_ssh(place: str, *, run: str = "/run/nebh") -> Transport:
     return ssh_transport(place, ssh=ssh, run=run, env=keep)
 
 
-def ask_passphrase(prompt: str) -> str:
+def ask_passphrase(prompt: str = "Passphrase of your key: ") -> str:
     """Ask for a passphrase: NEBH_PASSPHRASE_FILE, else the terminal. Raises BadInput without either."""
     import getpass
     import sys
 
     named = os.environ.get("NEBH_PASSPHRASE_FILE", "")
     if named:
-        return Path(named).read_text(encoding="utf-8").rstrip("\n")
+        try:
+            return Path(named).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read the passphrase from {named}: {error}") from error
     if not sys.stdin.isatty():
         raise BadInput("cannot ask for the key's passphrase: there is no terminal", hint="set NEBH_PASSPHRASE_FILE")
     return getpass.getpass(prompt)
 
 
-def first_failure(errors: list[NebhError]) -> NebhError:
-    """Return what to raise when several nodes failed."""
-    return errors[0] if errors else Failed("it did not work")
+def _lines_of(difference: Difference) -> tuple[list[str], frozenset[str]]:
+    """Return what changes without allowing more, and what allows more, in words."""
+    from nebh.planning.plan_diff import compare_policies
+
+    changes = [str(one) for one in difference.changes if not one.widens]
+    widening = {str(one) for one in difference.changes if one.widens}
+    for old, new in difference.policies:
+        if new is None:
+            changes.append(f"policy of {old.service if old else '?'}: removed")
+        elif old is None:
+            changes.append(f"policy of {new.service}: new")
+        else:
+            for one in compare_policies(old, new):
+                line = f"policy of {new.service}: {one}"
+                if one.widens:
+                    widening.add(line)
+                else:
+                    changes.append(line)
+    return changes, frozenset(widening)

@@ -23,11 +23,13 @@ _COLOURS = {Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.ALARM: "r
 
 @dataclass(kw_only=True)
 class Followed:
-    """What became of a command. receipts: the newest of each node by name; everyone: all in order."""
+    """What became of a command. receipts: the newest of each node by name; everyone: all in order; seen: cursor of
+    the events that were shown."""
 
     nonce: str
     receipts: dict[str, Receipt] = field(default_factory=dict)
     everyone: list[tuple[str, Receipt]] = field(default_factory=list)
+    seen: int = 0
 
     def ended(self, nodes: tuple[str, ...], ends: frozenset[Outcome]) -> bool:
         """Tell whether every node has said its last word."""
@@ -68,7 +70,7 @@ def follow(
         for one in answer.receipts:
             _take(followed, one.envelope, nodes, session.out)
         events = client.events(after=seen, service=service, wait=0)
-        seen = events.cursor
+        seen = followed.seen = events.cursor
         for event in events.events:
             show_event(session.out, event)
     return followed

@@ -9,6 +9,7 @@ from nebh.controller.core import Core, poll
 from nebh.controller.deploying import name_nodes
 from nebh.model.api import (
     Allocation,
+    DeploymentState,
     Events,
     Health,
     History,
@@ -26,7 +27,8 @@ from nebh.model.api import (
 )
 from nebh.model.errors import BadInput, Failed, NotFound, Unreachable
 from nebh.model.policy import Policy
-from nebh.state.deployments import newest_deployment
+from nebh.model.statement import Phase
+from nebh.state.deployments import deployments_of, newest_deployment
 from nebh.state.events import events_after, latest_events
 from nebh.state.history import read_history
 from nebh.state.nodes import read_nodes
@@ -114,6 +116,7 @@ def view_releases(core: Core, service: str) -> Releases:
     """Return a service's listed releases, newest first. Raises NotFound."""
     _policy(core, service)
     found = [one for one in core.standing().releases.values() if one.service == service]
+    outcomes, commits = _deployed(core, service)
     return Releases(
         releases=tuple(
             ReleaseView(
@@ -122,10 +125,27 @@ def view_releases(core: Core, service: str) -> Releases:
                 signed_at=one.signed_at,
                 images=one.images,
                 built_from=one.built_from,
+                outcome=outcomes.get((one.epoch, one.counter), ""),
+                committed_at=commits.get((one.epoch, one.counter), 0),
             )
             for one in sorted(found, key=lambda one: (one.epoch, one.counter), reverse=True)
         )
     )
+
+
+def _deployed(core: Core, service: str) -> tuple[dict[tuple[int, int], str], dict[tuple[int, int], int]]:
+    """Return, by (epoch, counter), how the newest deployment stands and when the last one was committed."""
+    outcomes: dict[tuple[int, int], str] = {}
+    commits: dict[tuple[int, int], int] = {}
+    with core.database.begin() as connection:
+        for one in deployments_of(connection, service=service):
+            key = one.epoch, one.counter
+            if one.committed:
+                commits[key] = one.ended_at
+            if one.phase is not Phase.WITHDRAW:
+                prepared = one.phase is Phase.PREPARE and one.state is DeploymentState.DONE and not one.committed
+                outcomes[key] = "prepared" if prepared else one.state.value
+    return outcomes, commits
 
 
 def view_allocations(core: Core, service: str) -> tuple[Allocation, ...]:

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
+from nebh import __version__
 from nebh.executor.context import Context
 from nebh.executor.trust import Trust
 from nebh.model.errors import NotFound
@@ -49,6 +50,7 @@ class Look:
         state = self._context.accepted.state()
         return {
             "node_id": state.node_id,
+            "version": __version__,
             "seq": state.seq,
             "snapshot": state.sources.get("controller", (0, 0))[0],
             "running": [codec.to_plain(one) for one in self._context.running()],

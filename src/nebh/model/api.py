@@ -203,12 +203,13 @@ class History:
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
     """What a node says of itself, unsigned (its receipts are signed). seq: newest assignment its executor took;
-    snapshot: version of the set it accepted from the controller."""
+    snapshot: version of the set it accepted from the controller; version: of its programs."""
 
     seq: int = 0
     snapshot: int = 0
     running: tuple[Running, ...] = ()
     instances: tuple[InstanceRow, ...] = ()
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,13 +262,16 @@ class Services:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseView:
-    """A listed release in short. signed_at: Unix seconds."""
+    """A listed release in short. signed_at: Unix seconds. outcome: how its newest deployment through this controller
+    stands, "" = there was none; committed_at: Unix ms when nodes last committed it, 0 = not known to."""
 
     epoch: int
     counter: int
     signed_at: int
     images: dict[str, ImageRef]
     built_from: dict[str, str]
+    outcome: str = ""
+    committed_at: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,6 +184,11 @@ class Draft:
             self.releases[role] = Targets()
         return self.releases[role]
 
+    def former_roles(self, service: str) -> int:
+        """Return under how many names releases of a service were signed so far: snapshots never forget one."""
+        names = {name.removesuffix(".json") for name in self._meta}
+        return sum(1 for name in names if service_of(name) == service)
+
     def _free_role(self, service: str) -> str:
         names = [f"rel-{service}", *(f"rel-{service}.{number}" for number in range(2, 1000))]
         # A name once in the snapshot keeps its version floor for ever: start a new one.

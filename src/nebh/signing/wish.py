@@ -93,6 +93,12 @@ def listed_counters(state: State, service: str) -> tuple[int, ...]:
     return _counters(Draft.of(state, now=0), service)
 
 
+def first_epoch(state: State, service: str) -> int:
+    """Return the epoch that a service without a policy begins with: above every one it had before it was removed, so
+    that nodes, which keep the floors of removed services, take its numbers from 1 again."""
+    return Draft.of(state, now=0).former_roles(service) + 1
+
+
 def _check_cluster(draft: Draft, cluster_id: str, what: str) -> None:
     if cluster_id != draft.cluster_id:
         raise BadInput(f"cannot sign {what}: it is of cluster {cluster_id!r}, this is {draft.cluster_id!r}")

@@ -46,6 +46,36 @@ def newest_deployment(connection: Connection, *, service: str) -> Deployment | N
     return _deployment(connection, row) if row else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A deployment in short. committed: every node that was asked has committed it."""
+
+    epoch: int
+    counter: int
+    phase: Phase
+    state: DeploymentState
+    ended_at: int
+    committed: bool
+
+
+def deployments_of(connection: Connection, *, service: str) -> tuple[Tried, ...]:
+    """Return every deployment of a service, oldest first."""
+    others = assignments.c.deployment == deployments.c.id, assignments.c.outcome != Outcome.COMMITTED.value
+    open_ones = select(func.count()).select_from(assignments).where(*others).scalar_subquery()
+    query = select(deployments, open_ones.label("others")).where(deployments.c.service == service)
+    return tuple(
+        Tried(
+            epoch=row.epoch,
+            counter=row.counter,
+            phase=Phase(row.phase),
+            state=DeploymentState(row.state),
+            ended_at=row.ended_at,
+            committed=row.others == 0 and row.phase != Phase.WITHDRAW and bool(row.ended_at),
+        )
+        for row in connection.execute(query.order_by(deployments.c.id))
+    )
+
+
 def open_deployments(connection: Connection, *, service: str) -> tuple[Deployment, ...]:
     """Return the deployments of a service whose nodes have not all ended."""
     query = select(deployments).where(deployments.c.service == service, deployments.c.state == DeploymentState.OPEN)
