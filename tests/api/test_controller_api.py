@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import secrets
+import socket
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nebh.client.api_client import Client, Login
-from nebh.client.transport import CommandTransport
+from nebh.client.transport import CommandTransport, TlsTransport
 from nebh.images.pack import decode_pack, encode_pack
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound, Refused
@@ -310,3 +313,32 @@ def test_it_is_small_and_sleeps(cloud):
     pss = next(line for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     print("PSS", pss)
     assert int(pss.split()[1]) < 80 * 1024
+
+
+def test_the_tcp_door_is_tls13_and_pinned(cloud):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    cloud.stop()
+    cloud.start("--listen", f"127.0.0.1:{port}")
+    client = Client(TlsTransport(host="127.0.0.1", port=port, pins=(cloud.pin,)), login=cloud.as_operator()._login)
+    assert client.status().name == "home"
+    with pytest.raises(Refused) as refused:
+        Client(TlsTransport(host="127.0.0.1", port=port, pins=("0" * 64,))).health()
+    assert refused.value.rule == "pin"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain)
+    assert cloud.stop() == 0
+    cloud.start()
+
+
+def test_an_overtaken_timestamp_is_signed_anew(cloud):
+    publication = cloud.sign(Wish(releases=(cloud.release(900),)))
+    old = json.loads(cloud.nobody().fetch("metadata/timestamp.json", 1 << 20))["signed"]["version"]
+    metadata = {name: data for name, data in publication.metadata.items() if name != "timestamp.json"}
+    cloud.as_operator().publish(base=publication.base, metadata=metadata, targets=publication.targets)
+    new = json.loads(cloud.nobody().fetch("metadata/timestamp.json", 1 << 20))["signed"]
+    assert new["version"] == old + 1

@@ -57,6 +57,7 @@ def make_app(core: Core) -> Litestar:
             version=core.version,
             description="What the command line and the nodes speak to. No call here is authority for a node.",
             path="/schema",
+            use_handler_docstrings=True,
             render_plugins=[JsonRenderPlugin()],
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer", description="POST /v1/tokens")}

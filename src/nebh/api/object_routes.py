@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Body
+from litestar.params import JSONBody
 from litestar.response import Stream
 
 from nebh.api.access import KNOWN, allow
@@ -22,13 +23,13 @@ OPERATOR = allow(Who.OPERATOR)
 
 
 @post("/v1/objects/missing", opt=OPERATOR, status_code=200)
-async def missing(core: Core, data: Digests) -> Digests:
+async def missing(core: NamedDependency[Core], data: JSONBody[Digests]) -> Digests:
     """Which of these objects the controller lacks."""
     return await asyncio.to_thread(storing.find_missing, core, data)
 
 
 @post("/v1/objects", opt=OPERATOR, status_code=200, request_max_body_size=None)
-async def upload(core: Core, request: Request[Any, Any, State]) -> Stored:
+async def upload(core: NamedDependency[Core], request: Request[Any, Any, State]) -> Stored:
     """Store a pack of objects; each is hashed before it has a name."""
     chunks = _from_loop(request.stream(), asyncio.get_running_loop())
     return await asyncio.to_thread(storing.store_pack, core, chunks)
@@ -41,7 +42,7 @@ async def upload(core: Core, request: Request[Any, Any, State]) -> Stored:
     media_type=MEDIA,
     responses={200: ResponseSpec(bytes, generate_examples=False, media_type=MEDIA, description="a pack")},
 )
-async def batch(core: Core, data: Annotated[Digests, Body()]) -> Stream:
+async def batch(core: NamedDependency[Core], data: JSONBody[Digests]) -> Stream:
     """A pack of these objects, in this order."""
     return Stream(await asyncio.to_thread(storing.make_pack, core, data), media_type=MEDIA)
 

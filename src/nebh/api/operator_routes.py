@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from litestar import get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from nebh.api.access import allow
 from nebh.controller import deploying, viewing
@@ -30,87 +31,93 @@ from nebh.model.api import (
 )
 
 OPERATOR = allow(Who.OPERATOR)
-Cursor = Annotated[int, Parameter(ge=-1, lt=2**53)]
-Wait = Annotated[int, Parameter(ge=0, le=60_000, description="ms to wait for the first answer")]
-Text = Annotated[str, Parameter(max_length=200)]
+Cursor = Annotated[int, QueryParameter(ge=-1, lt=2**53)]
+Wait = Annotated[int, QueryParameter(ge=0, le=60_000, description="ms to wait for the first answer")]
+Limit = Annotated[int, QueryParameter(ge=1, le=200)]
+Text = Annotated[str, QueryParameter(max_length=200)]
 
 
 @get("/v1/status", opt=OPERATOR, sync_to_thread=False)
-def status(core: Core) -> Status:
+def status(core: NamedDependency[Core]) -> Status:
     """The cloud at a glance."""
     return viewing.view_status(core)
 
 
 @get("/v1/nodes", opt=OPERATOR, sync_to_thread=False)
-def nodes(core: Core) -> Nodes:
+def nodes(core: NamedDependency[Core]) -> Nodes:
     """The signed nodes with what they last reported."""
     return viewing.view_nodes(core)
 
 
 @get("/v1/services", opt=OPERATOR, sync_to_thread=False)
-def services(core: Core) -> Services:
+def services(core: NamedDependency[Core]) -> Services:
     """Every service that has a policy."""
     return viewing.view_services(core)
 
 
 @get("/v1/services/{service:str}", opt=OPERATOR, sync_to_thread=False)
-def service_view(core: Core, service: str) -> ServiceView:
+def service_view(core: NamedDependency[Core], service: FromPath[str]) -> ServiceView:
     """One service: its releases, where it runs, its newest deployment."""
     return viewing.view_service(core, service)
 
 
 @get("/v1/services/{service:str}/releases", opt=OPERATOR, sync_to_thread=False)
-def releases(core: Core, service: str) -> Releases:
+def releases(core: NamedDependency[Core], service: FromPath[str]) -> Releases:
     """A service's listed releases, newest first."""
     return viewing.view_releases(core, service)
 
 
 @post("/v1/services/{service:str}/deployments", opt=OPERATOR, status_code=200, sync_to_thread=False)
-def deployments(core: Core, caller: Caller, service: str, data: DeploymentRequest) -> Deployment:
+def deployments(
+    core: NamedDependency[Core],
+    caller: NamedDependency[Caller],
+    service: FromPath[str],
+    data: JSONBody[DeploymentRequest],
+) -> Deployment:
     """Choose nodes, sign an assignment for each, wake them. The same nonce again gives the same answer."""
     return deploying.deploy(core, service=service, request=data, caller=caller, schedule=schedule)
 
 
 @post("/v1/orders", opt=OPERATOR, status_code=200, sync_to_thread=False)
-def orders(core: Core, caller: Caller, data: Signed) -> Relayed:
+def orders(core: NamedDependency[Core], caller: NamedDependency[Caller], data: JSONBody[Signed]) -> Relayed:
     """Relay an operator's signed order to the nodes it names."""
     return deploying.relay_order(core, data.envelope, caller=caller)
 
 
 @post("/v1/hints", opt=OPERATOR, status_code=204, sync_to_thread=False)
-def hints(core: Core) -> None:
+def hints(core: NamedDependency[Core]) -> None:
     """Wake every node, so that it looks at the published set now."""
     core.wake_nodes()
 
 
 @get("/v1/events", opt=OPERATOR)
-async def events(core: Core, after: Cursor = -1, service: Text = "", wait: Wait = 0) -> Events:
+async def events(core: NamedDependency[Core], after: Cursor = -1, service: Text = "", wait: Wait = 0) -> Events:
     """Events after a cursor, oldest first; -1 begins 50 before the newest. A long poll when `wait` is given."""
     return await viewing.view_events(core, after=after, service=service, wait=wait / 1000)
 
 
 @get("/v1/receipts", opt=OPERATOR)
-async def receipts(core: Core, nonce: Text = "", after: Cursor = 0, wait: Wait = 0) -> Receipts:
+async def receipts(core: NamedDependency[Core], nonce: Text = "", after: Cursor = 0, wait: Wait = 0) -> Receipts:
     """Nodes' signed receipts after a cursor, untouched. A long poll when `wait` is given."""
     return await viewing.view_receipts(core, nonce=nonce, after=after, wait=wait / 1000)
 
 
 @get("/v1/history", opt=OPERATOR, sync_to_thread=False)
-def history(core: Core, service: Text = "", before: Cursor = 0, limit: int = 50) -> History:
+def history(core: NamedDependency[Core], service: Text = "", before: Cursor = 0, limit: Limit = 50) -> History:
     """What was asked of this controller, newest first."""
     return viewing.view_history(core, service=service, before=before, limit=limit)
 
 
 @get("/v1/services/{service:str}/logs", opt=OPERATOR)
 async def logs(
-    core: Core,
-    service: str,
+    core: NamedDependency[Core],
+    service: FromPath[str],
     node: Text = "",
     instance: Text = "",
-    cursor: Annotated[str, Parameter(max_length=8000)] = "",
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 500,
-    tail: Annotated[int, Parameter(ge=0, le=1000)] = 0,
-    follow: Annotated[int, Parameter(ge=0, le=30_000, description="ms to wait for a line")] = 0,
+    cursor: Annotated[str, QueryParameter(max_length=8000)] = "",
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 500,
+    tail: Annotated[int, QueryParameter(ge=0, le=1000)] = 0,
+    follow: Annotated[int, QueryParameter(ge=0, le=30_000, description="ms to wait for a line")] = 0,
 ) -> LogPage:
     """Log lines, relayed through the poll of a node that runs the service."""
     return await viewing.view_logs(
