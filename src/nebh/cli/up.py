@@ -12,10 +12,11 @@ from pathlib import Path
 
 from nebh.cli.founding import found_cloud, is_founded
 from nebh.cli.output import Output
+from nebh.cli.programs import children_of
 from nebh.client.api_client import Client
 from nebh.client.frame_channel import connect_frames
 from nebh.client.transport import UnixTransport
-from nebh.host.children import Child, Children
+from nebh.host.children import Children
 from nebh.host.files import write_atomic
 from nebh.host.layout import Layout
 from nebh.host.run import is_root
@@ -79,52 +80,9 @@ def own(path: Path, user: str, mode: int) -> None:
     os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
-def programs(layout: Layout, config: LocalConfig, *, listen: str) -> tuple[Child, ...]:
-    """Return the three programs as children."""
-    python = (sys.executable, "-P", "-m")
-    path = os.pathsep.join(dict.fromkeys([str(Path(__file__).parents[2]), *filter(None, sys.path)]))
-    env = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    faults = {name: value for name, value in os.environ.items() if name.startswith("NEBH_FAULT")}
-    agent, controller = pwd.getpwnam(config.agent_user), pwd.getpwnam(config.controller_user)
-    places = ("--state", str(layout.state), "--run", str(layout.run))
-    return (
-        Child(
-            name="nebh-controller",
-            argv=(
-                *python,
-                "nebh.programs.controller",
-                "serve",
-                "--state",
-                str(layout.controller),
-                "--run",
-                str(layout.controller_socket.parent),
-                *(("--listen", listen) if listen else ()),
-            ),
-            env=env,
-            output=layout.state / "controller.log",
-            uid=controller.pw_uid,
-            gid=controller.pw_gid,
-        ),
-        Child(
-            name="nebh-agent",
-            argv=(*python, "nebh.programs.agent", *places, "--controller", config.controller),
-            env=env,
-            output=layout.state / "agent.log",
-            uid=agent.pw_uid,
-            gid=agent.pw_gid,
-        ),
-        Child(
-            name="nebh-executor",
-            argv=(*python, "nebh.programs.executor", *places, "serve"),
-            env={**env, **faults},
-            output=layout.state / "executor.log",
-        ),
-    )
-
-
 def foreground(layout: Layout, config: LocalConfig, options: argparse.Namespace, out: Output) -> int:
     """Supervise the programs here until Ctrl-C; containers run on afterwards."""
-    children = Children(programs(layout, config, listen=options.listen), say=out.note)
+    children = Children(children_of(layout, config), say=out.note)
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _: ended.append(got))

@@ -10,23 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nebh.host.namespaces import become_user, die_with_parent, forbid_new_privileges
+from nebh.host.namespaces import die_with_parent
 from nebh.host.run import environment
+from nebh.host.sandbox import Sandbox
 
 _CALM = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A program to keep running. uid None = root. output: file its stdout and stderr are appended to."""
+    """A program to keep running, as root without a sandbox. output: file its stdout and stderr are appended to."""
 
     name: str
     argv: tuple[str, ...]
     output: Path
     env: dict[str, str] = field(default_factory=dict)
-    uid: int | None = None
-    gid: int | None = None
-    confine: Callable[[], None] | None = None
+    sandbox: Sandbox | None = None
 
 
 class Children:
@@ -123,13 +122,10 @@ def _become(child: Child, parent: int) -> None:
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        if child.confine is not None:
-            child.confine()
-        if child.uid is not None:
-            become_user(uid=child.uid, gid=child.gid if child.gid is not None else child.uid)
-            forbid_new_privileges()
+        if child.sandbox is not None:
+            child.sandbox.enter()
         die_with_parent(parent=parent)
-        os.execve(child.argv[0], child.argv, environment(child.env))
+        os.execve(child.argv[0], child.argv, environment(child.env))  # noqa: S606 - no shell is the point
     except BaseException as error:
         os.write(2, f"cannot start {child.name}: {error}\n".encode())
     os._exit(127)

@@ -18,6 +18,7 @@ MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_BIND = 0x1000
 MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
@@ -32,6 +33,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_EMPTY_PATH = 0x1000
 _AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
 
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 8, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
@@ -100,6 +102,16 @@ def mount_setattr(descriptor: int, *, attributes: int, userns: int = -1) -> None
     _checked(
         _libc.syscall(_SYS_MOUNT_SETATTR, descriptor, b"", _AT_EMPTY_PATH, value, len(value)),
         "mount_setattr",
+    )
+
+
+def change_mount(path: Path, *, add: int = 0, drop: int = 0, recursive: bool = False) -> None:
+    """Set and clear MOUNT_ATTR_* of the mount at `path`, with `recursive` of every mount below it too."""
+    value = struct.pack("=QQQQ", add, drop, 0, 0)
+    flags = _AT_RECURSIVE if recursive else 0
+    _checked(
+        _libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), flags, value, len(value)),
+        f"mount_setattr {path}",
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class LocalConfig:
     """name: of the node. http_port, https_port: where the ingress listens. cgroup_parent: folder name for our cgroups.
     controller: `unix:PATH` or `https://HOST:PORT`. *_user: whom the programs run as. reserve: bytes of disk that no
-    deploy may take; overlap_memory: percent of the machine's memory that instances may be promised together."""
+    deploy may take; overlap_memory: percent of the machine's memory that instances may be promised together. listen:
+    `ADDR:PORT` of the controller's TLS door, "" = none."""
 
     name: str
     http_port: int = 80
@@ -22,3 +23,4 @@ class LocalConfig:
     dns_user: str = "nebh-dns"
     reserve: int = 512 * 1024 * 1024
     overlap_memory: int = 90
+    listen: str = ""
