@@ -112,7 +112,7 @@ class Agent:
         return channel
 
 
-def until(look, seconds: float = 30.0):
+def until(look, seconds: float = 90.0):
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end
@@ -179,11 +179,11 @@ def test_events_survive_a_restart_of_agent_controller_and_executor(cloud, execut
         found = [base64.b64decode(one.envelope) for one in page.receipts]
         return found == [body for _, body in executor.receipts[-3:]]
 
-    until(all_there, 60)
-    until(lambda: any(one.kind == "instance.exited" for one in cloud.as_operator().events(after=0).events), 60)
+    until(all_there)
+    until(lambda: any(one.kind == "instance.exited" for one in cloud.as_operator().events(after=0).events))
     seen = len(executor.submitted)
     nonce = deploy(cloud)
-    until(lambda: nonce in nonces(executor), 40)
+    until(lambda: nonce in nonces(executor))
     assert [kind for kind, _ in executor.submitted[seen:]].count("assignment") == 1
 
 

@@ -104,7 +104,7 @@ class Cloud:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        end = time.monotonic() + 40
+        end = time.monotonic() + 100
         while True:
             try:
                 self.nobody().health()
