@@ -7,6 +7,7 @@ import threading
 
 from nebh.executor.context import Context
 from nebh.executor.instances import release_of
+from nebh.model.errors import Failed
 from nebh.model.network import IngressPlan, NetworkRules, SlotChange, SlotState
 from nebh.model.work import InstanceRow, Role
 from nebh.planning import dataplane
@@ -76,7 +77,13 @@ class Dataplane:
     def configure_ingress(self) -> None:
         """Make routes and slots of the journal known to the ingress."""
         with self.lock:
-            self._drivers.ingress.configure(self.plan())
+            plan = self.plan()
+            try:
+                self._drivers.ingress.configure(plan)
+            except Failed:
+                # it may have been killed a moment ago: start it, then it must work
+                self._drivers.ingress.ensure(plan)
+                self._drivers.ingress.configure(plan)
 
     def record_ingress(self) -> None:
         """Write the file that a cold start of the ingress reads."""

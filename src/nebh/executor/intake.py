@@ -284,12 +284,24 @@ class Intake:
             return
         try:
             self._trust.refresh()
-            self.refreshed()
-            self.follow_policies()
         except NebhError:
             return  # the refusal is an event already
+        else:
+            self._follow_accepted()
         finally:
             self._hinting.release()
+
+    def _follow_accepted(self) -> None:
+        try:
+            self.refreshed()
+            self.follow_policies()
+        except (NebhError, OSError) as error:
+            self._context.event(
+                "node.not-ready",
+                f"this node cannot run services: {error}",
+                severity=Severity.ALARM,
+                hint=error.hint if isinstance(error, NebhError) else "",
+            )
 
     def follow_policies(self) -> None:
         """Stop what its policy says is stopped, start what it says runs again."""

@@ -196,6 +196,21 @@ class Supervisor:
                 with contextlib.suppress(NebhError):
                     self._probe_one(row, failures, due)
             self._rotate()
+            self._keep_shared()
+
+    def _keep_shared(self) -> None:
+        """Bring back what somebody else took away: our table after `nft flush ruleset`, a resolver or proxy killed."""
+        try:
+            if self._context.drivers.networks.repair():
+                self._context.event(
+                    "network.repaired",
+                    "the nftables table of Nebh was gone and is back",
+                    severity=Severity.ALARM,
+                    hint="something on this node flushes all tables: give it a table of its own",
+                )
+            self._context.drivers.dns.ensure(self._context.subnets())
+        except (NebhError, OSError) as error:
+            self._context.event("network.broken", f"cannot repair the network: {error}", severity=Severity.ALARM)
 
     def _probe_one(
         self, row: InstanceRow, failures: dict[tuple[str, str], int], due: dict[tuple[str, str], float]

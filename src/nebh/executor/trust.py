@@ -70,7 +70,7 @@ class Trust:
 
     def _say(self, source: str, error: NebhError) -> None:
         """A source that lags or is away is a warning; one that lies is an alarm."""
-        alarm = isinstance(error, Refused)
+        alarm = isinstance(error, Refused) and error.alarm
         self._context.event(
             "metadata.refused" if alarm else "metadata.unreachable",
             f"metadata of {source}: {error}",
@@ -81,7 +81,7 @@ class Trust:
 
     def _demand(self, verdict: Verdict) -> None:
         if not verdict.ok:
-            raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint)
+            raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint, alarm=verdict.alarm)
 
     def accept(self, row: TransactionRow) -> None:
         """Judge what a transaction is to run; what passes is remembered. Raises Refused."""
@@ -128,12 +128,13 @@ class Trust:
 
     def _assignment(self, row: TransactionRow) -> tuple[Assignment, str]:
         """Return the signed assignment behind a transaction and its signer, or the node's own wish and ""."""
-        service = self._context.work.service(row.service)
-        if service is not None and service.assignment and row.nonce:
-            envelope = base64.b64decode(service.assignment)
+        if row.nonce:
+            service = self._context.work.service(row.service)
+            envelope = base64.b64decode(service.assignment if service is not None else "")
             found = peek_statement(envelope, "assignment", Assignment)
-            if (found.nonce, found.counter, found.epoch) == (row.nonce, row.to_counter, row.epoch):
-                return found, self.signer_of(envelope, "assignment", Assignment)
+            if (found.nonce, found.counter, found.epoch) != (row.nonce, row.to_counter, row.epoch):
+                raise Refused("a newer command took this one's place", rule="assignment.seq")
+            return found, self.signer_of(envelope, "assignment", Assignment)
         wish = accept.local_wish(
             self._context.accepted.state(),
             service=row.service,

@@ -11,6 +11,8 @@ from typing import IO
 
 from nebh.model.errors import Failed
 
+Started = subprocess.Popen[bytes]
+TimeoutExpired = subprocess.TimeoutExpired
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -63,7 +65,7 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 def run(command: Command) -> Result:
     """Run `command` to its end. Raises CommandFailed for a status not in `accept`, for a timeout, a missing program."""
     try:
-        done = subprocess.run(  # noqa: S603 - argv is a list composed by callers, never a shell line
+        done = subprocess.run(
             command.argv,
             input=command.stdin,
             stdin=subprocess.DEVNULL if command.stdin is None else None,
@@ -82,7 +84,7 @@ def run(command: Command) -> Result:
     return Result(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
-def start(  # noqa: PLR0913 - one parameter per thing a process inherits
+def start(
     command: Command,
     *,
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
@@ -92,7 +94,7 @@ def start(  # noqa: PLR0913 - one parameter per thing a process inherits
     new_session: bool = True,
 ) -> subprocess.Popen[bytes]:
     """Start `command` and return at once; the caller waits for it or hands it on."""
-    return subprocess.Popen(  # noqa: S603 - as above
+    return subprocess.Popen(
         command.argv,
         stdin=stdin,
         stdout=stdout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from nebh.journal.database import Database
@@ -48,9 +49,17 @@ class Accepted:
             nonces=frozenset(nonce for (nonce,) in read("SELECT nonce FROM nonces")),
             newest_signed_at=int(self.meta("newest_signed_at", "0")),
             releases=tuple(
-                AcceptedRelease(service=s, epoch=e, counter=c, digest=d, accepted_at=a, committed_at=k)
-                for s, e, c, d, a, k in read(
-                    "SELECT service, epoch, counter, digest, accepted_at, committed_at FROM releases"
+                AcceptedRelease(
+                    service=s,
+                    epoch=e,
+                    counter=c,
+                    digest=d,
+                    accepted_at=a,
+                    committed_at=k,
+                    rollback_until=json.loads(body)["rollback_until"],
+                )
+                for s, e, c, d, a, k, body in read(
+                    "SELECT service, epoch, counter, digest, accepted_at, committed_at, body FROM releases"
                 )
             ),
         )
@@ -63,6 +72,9 @@ class Accepted:
                     self._database.write(
                         "INSERT OR REPLACE INTO roles VALUES (?, ?, ?)", role, version, trusted.digests[role]
                     )
+            if trusted.online_keys != self.meta("online_keys"):
+                # a new root replaced an online key: floors that the old one ran ahead fall, for every source
+                self._database.write("DELETE FROM sources")
             self._database.write(
                 "INSERT OR REPLACE INTO sources VALUES (?, ?, ?)",
                 trusted.source,

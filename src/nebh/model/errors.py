@@ -38,13 +38,14 @@ class BadInput(NebhError):
 
 
 class Refused(NebhError):
-    """A rule says no. `rule` is its name in docs/security.md, such as `N5`."""
+    """A rule says no. `rule` is its name in docs/security.md, such as `N5`; alarm: somebody may be attacking."""
 
     exit_status = 3
 
-    def __init__(self, message: str, *, rule: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, rule: str, hint: str = "", alarm: bool = True) -> None:
         super().__init__(message, hint=hint)
         self.rule = rule
+        self.alarm = alarm
 
 
 class Unconfirmed(NebhError):

@@ -171,7 +171,7 @@ def _withdraw(choice: Choice) -> Finding | None:
     policy = choice.policy
     if policy is None or choice.assignment.phase is not Phase.WITHDRAW:
         return None
-    if policy.placement.mode is PlacementMode.SPREAD:
+    if policy.placement.mode is PlacementMode.SPREAD or policy.state is ServiceState.STOPPED:
         return None
     return Finding(
         reason=f"{policy.service} is pinned: a controller cannot withdraw it",

@@ -15,7 +15,7 @@ from nebh.model.errors import BadInput
 
 T = TypeVar("T")
 MAX_INTEGER = 2**53
-_ENCODER = msgspec.json.Encoder(order="deterministic")
+_ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 def encode(value: object) -> bytes:
@@ -42,7 +42,7 @@ def decode_loose(data: bytes, kind: type[T], *, what: str, limit: int = 1 << 20)
         raise BadInput(f"cannot read {what}: {error}") from error
 
 
-def to_plain(value: object) -> Any:  # noqa: ANN401 - plain JSON data
+def to_plain(value: object) -> Any:
     """Return dicts, lists and scalars for a dataclass."""
     return msgspec.to_builtins(value)
 
@@ -88,7 +88,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return seen
 
 
-def _first_unknown(given: Any, known: Any, path: str) -> str:  # noqa: ANN401 - plain JSON data
+def _first_unknown(given: Any, known: Any, path: str) -> str:
     if isinstance(given, dict) and isinstance(known, dict):
         for key in given:
             where = f"{path}.{key}" if path else key
