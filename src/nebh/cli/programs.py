@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+from dataclasses import replace
 from pathlib import Path
 
-from nebh.host.children import Child
+from nebh.host.children import Child, run_sandboxed
 from nebh.host.layout import Layout
 from nebh.host.program_tree import own_tree
 from nebh.host.sandbox import Sandbox, reachable_tree
@@ -46,6 +47,13 @@ def user_of(name: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+def run_program(name: str, words: tuple[str, ...], layout: Layout, config: LocalConfig) -> bytes:
+    """Run agent or controller once, confined as when it serves, and return what it printed. Raises Failed."""
+    tree, covers = reachable_tree(own_tree(), layout.run / "programs")
+    sandbox = replace(sandbox_of(name, layout, config), covers=covers)
+    return run_sandboxed((*tree.argv(name.removeprefix("nebh-")), *words), env=tree.env, sandbox=sandbox)
+
+
 def children_of(layout: Layout, config: LocalConfig) -> tuple[Child, ...]:
     """Return the three programs as children to supervise."""
     own = own_tree()
@@ -55,11 +63,7 @@ def children_of(layout: Layout, config: LocalConfig) -> tuple[Child, ...]:
     for name in NAMES:
         confined = name != "nebh-executor"
         tree = shown if confined else own
-        sandbox = sandbox_of(name, layout, config) if confined else None
-        if sandbox is not None:
-            sandbox = Sandbox(
-                uid=sandbox.uid, gid=sandbox.gid, writable=sandbox.writable, visible=sandbox.visible, covers=covers
-            )
+        sandbox = replace(sandbox_of(name, layout, config), covers=covers) if confined else None
         children.append(
             Child(
                 name=name,

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from nebh.host.seccomp import GROUPS
 
 PARENT = "nebh.slice/nebh-containers.service"
-UNITS = ("nebh.slice", "nebh-containers.service", "nebh-executor.service", "nebh-agent.service", "nebh-controller.service")
+UNITS = (
+    "nebh.slice",
+    "nebh-containers.service",
+    "nebh-executor.service",
+    "nebh-agent.service",
+    "nebh-controller.service",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

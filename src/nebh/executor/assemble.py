@@ -79,6 +79,7 @@ def assemble(layout: Layout) -> Executor:
     namespaces.unshare(CLONE_NEWNET)
     launcher = fork_launcher()
     tree = cgroups.find_tree(config.cgroup_parent)
+    tree.prepare()
     ingress_uid, ingress_gid = daemons.user_id(config.ingress_user, "nobody")
     keys = ensure_node_keys(layout.node_key.parent)
     context = Context(
@@ -92,13 +93,14 @@ def assemble(layout: Layout) -> Executor:
                 launcher=launcher,
             ),
             networks=RoutedNetwork(networker),
-            dns=DnsmasqDns(networker, folder=layout.dns),
+            dns=DnsmasqDns(networker, folder=layout.dns, cgroups=tree.enter_service("dns")),
             ingress=HaproxyIngress(
                 state=layout.ingress,
                 run=layout.run / "ingress",
                 spawn=networker.spawn,
                 uid=ingress_uid,
                 gid=ingress_gid,
+                cgroups=tree.enter_service("ingress"),
                 seen_from=networker.pid,
             ),
         ),

@@ -16,6 +16,7 @@ from nebh.model.errors import Broken
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
+SERVICES = ("ingress", "dns")
 _CONMON_QUOTA_US, _PERIOD_US = 5_000, 100_000  # 5 % of a core: what a container may make its log writer burn
 
 
@@ -55,6 +56,13 @@ class CgroupTree:
         for folder in folders:
             folder.mkdir(exist_ok=True)
         return folders
+
+    def enter_service(self, name: str) -> tuple[str, ...]:
+        """Make the folders of a program of ours that outlives the executor (one of SERVICES) and return them."""
+        folders = tuple(top / self.parent / name for top in self._tops(CONTROLLERS))
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        return tuple(map(str, folders))
 
     def throttle_conmon(self, instance: str) -> None:
         """Hold a flood of output back at its pipe: from now on conmon gets a twentieth of a core."""
@@ -100,7 +108,7 @@ class CgroupTree:
             for folder in (top / self.parent, top / self.parent / "conmon"):
                 with contextlib.suppress(OSError):
                     found.update(entry.name for entry in folder.iterdir() if entry.is_dir())
-        return frozenset(found - {"conmon", "holder"})
+        return frozenset(found - {"conmon", "holder", *SERVICES})
 
     def remove(self, instance: str) -> None:
         """Kill what still runs in a container's folders and remove them. Raises Broken when that takes over 5 s."""
@@ -114,7 +122,7 @@ class CgroupTree:
 
     def destroy(self) -> None:
         """Remove the cloud's whole folder (everything in it is killed)."""
-        for name in self.instances():
+        for name in (*self.instances(), *SERVICES):
             self.remove(name)
         for top in self._all_tops():
             for folder in (top / self.parent / "conmon", top / self.parent):

@@ -13,6 +13,7 @@ from pathlib import Path
 from nebh.host.namespaces import die_with_parent
 from nebh.host.run import environment
 from nebh.host.sandbox import Sandbox
+from nebh.model.errors import Failed
 
 _CALM = 30.0
 
@@ -129,3 +130,27 @@ def _become(child: Child, parent: int) -> None:
     except BaseException as error:
         os.write(2, f"cannot start {child.name}: {error}\n".encode())
     os._exit(127)
+
+
+def run_sandboxed(argv: tuple[str, ...], *, env: dict[str, str], sandbox: Sandbox) -> bytes:
+    """Run a program to its end in a sandbox, from a single-threaded process; return its standard output. Its standard
+    error is ours. Raises Failed."""
+    parent, (reading, writing) = os.getpid(), os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(writing, 1)
+            sandbox.enter()
+            die_with_parent(parent=parent)
+            os.execve(argv[0], argv, environment(env))  # noqa: S606 - no shell is the point
+        except BaseException as error:
+            os.write(2, f"cannot start {argv[0]}: {error}\n".encode())
+        os._exit(127)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        answer = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise Failed(f"cannot run {' '.join(argv)}: it ended with status {status}")
+    return answer

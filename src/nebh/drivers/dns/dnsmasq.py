@@ -36,14 +36,22 @@ class _Server:
 
 class DnsmasqDns:
     """See DnsDriver. worker: the networker, which starts the processes in the host's network namespace. folder: its
-    own, readable by the user nebh-dns (so is the way to it). upstream: for public names, () = the host's resolvers."""
+    own, readable by the user nebh-dns (so is the way to it). upstream: for public names, () = the host's resolvers.
+    cgroups: folders they enter."""
 
     def __init__(
-        self, worker: Worker, *, folder: Path, upstream: tuple[str, ...] = (), clock: Clock | None = None
+        self,
+        worker: Worker,
+        *,
+        folder: Path,
+        upstream: tuple[str, ...] = (),
+        clock: Clock | None = None,
+        cgroups: tuple[str, ...] = (),
     ) -> None:
         self._worker = worker
         self._folder = folder
         self._upstream = upstream
+        self._cgroups = cgroups
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._servers: tuple[_Server, ...] = ()
@@ -100,6 +108,7 @@ class DnsmasqDns:
                 uid=self._uid,
                 gid=self._gid,
                 capabilities=("CAP_NET_BIND_SERVICE",),
+                cgroups=self._cgroups,
                 output=str(log),
             )
         )

@@ -94,12 +94,13 @@ class RoutedNetwork:
             self._load(self._applied)
             return True
 
-    def remove(self) -> None:
-        """Take away the table, the shared interface and its routes. Forwarding stays on."""
+    def remove(self, *, subnets: tuple[str, ...] = ()) -> None:
+        """Take away the table, the shared interface and its routes. Forwarding stays on. subnets: where `ensure` was
+        another process's."""
         with self._lock:
             self._nft(nft_rules.render_removal())
             self._applied = self._rules = None
-            self._worker.call("remove", {"subnets": list(self._subnets)})
+            self._worker.call("remove", {"subnets": list(subnets or self._subnets)})
 
     def counters(self) -> dict[str, int]:
         """Return packets by counter since the last `apply`: `spoofed`, `never`, `refused_<service>`, ..."""
