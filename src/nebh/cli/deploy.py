@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from nebh.signing.repository import State
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What a spec asks for on top of the state it was read against."""
@@ -79,8 +78,8 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, out: Output) -> Impo
         raise BadInput(
             f"cannot deploy {spec.name}: its image holds more than the process needs:\n{lines}{more}",
             hint='leave these out of the image, or sign exceptions: policy: {lint_exceptions: ["'
-             f'{left[0].rule.value}:{left[0].path}"'
-             "]}",
+            f'{left[0].rule.value}:{left[0].path}"'
+            "]}",
         )
     return report
 

@@ -177,7 +177,5 @@ def _judge(ended: Followed, action: Action, service: str, deployment: api.Deploy
         return failure_of(ended, what=what)
     for name, one in ended.receipts.items():
         if one.outcome is Outcome.COMMITTED:
-            return Failed(
-                f"cannot abort {what}: {name} had committed it", hint=f"`nebh rollback {service}` goes back"
-            )
+            return Failed(f"cannot abort {what}: {name} had committed it", hint=f"`nebh rollback {service}` goes back")
     return None

@@ -250,9 +250,7 @@ def _check_bounds(state: State, policy: Policy, wanted: int) -> None:
             f"cannot scale {policy.service} to {wanted}: its policy allows {bounds.min} to {bounds.max} ({which})",
             hint=f"change {which} in its spec and `nebh deploy` it: that signs a new policy",
         )
-    nodes = [
-        one for one in state.trusted.nodes.nodes if one.status is NodeStatus.ACTIVE and is_placed_on(policy, one)
-    ]
+    nodes = [one for one in state.trusted.nodes.nodes if one.status is NodeStatus.ACTIVE and is_placed_on(policy, one)]
     room = len(nodes) * policy.placement.max_per_node
     if wanted > room:
         raise BadInput(

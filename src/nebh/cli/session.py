@@ -18,7 +18,7 @@ from nebh.model.errors import BadInput, Conflict
 
 if TYPE_CHECKING:
     from nebh.signing.difference import Difference
-    from nebh.signing.operator import ClusterFolder
+    from nebh.signing.operator import Cluster, ClusterFolder
     from nebh.signing.repository import State
     from nebh.signing.statements import StatementSigner
     from nebh.signing.wish import Signed, Wish
@@ -81,13 +81,18 @@ class Session:
     def transport(self) -> Transport:
         """Return the way to the controller: --at, else what the cloud's folder says."""
         at = getattr(self.options, "at", "") or os.environ.get("NEBH_AT", "")
-        if at:
-            return through_ssh(at)
-        address = self.folder.cluster.controller
-        if address.startswith("ssh://"):
-            return through_ssh(address.removeprefix("ssh://"), run=self.folder.cluster.options.get("run", "/run/nebh"))
-        pins = tuple(self.folder.cluster.options.get("pins", "").split())
-        return parse_transport(address, pins=pins)
+        return through_ssh(at) if at else self.transport_to(self.folder.cluster)
+
+    def transport_to(self, cluster: Cluster) -> Transport:
+        """Return the way to the controller that a cloud's folder names. Raises BadInput."""
+        if cluster.controller.startswith("ssh://"):
+            place = cluster.controller.removeprefix("ssh://")
+            return through_ssh(place, run=cluster.options.get("run", "/run/nebh/controller"))
+        return parse_transport(cluster.controller, pins=tuple(cluster.options.get("pins", "").split()))
+
+    def use_folder(self, folder: ClusterFolder) -> None:
+        """Work with this cloud from now on."""
+        self._folder = folder
 
     @property
     def client(self) -> Client:
@@ -95,6 +100,16 @@ class Session:
         if self._client is None:
             self._client = Client(self.transport(), login=Login(kind=api.Who.OPERATOR, sign=self._sign))
         return self._client
+
+    def enter_with(self, key: StatementSigner) -> None:
+        """Be known to the controller by another key than the one that signs: the recovery key, the key before."""
+        self.close()
+        login = Login(kind=api.Who.OPERATOR, sign=lambda data: (key.public, key.sign_bytes(data)))
+        self._client = Client(self.transport(), login=login)
+
+    def use_key(self, key: StatementSigner) -> None:
+        """Sign with this key from now on."""
+        self._key = key
 
     def _sign(self, data: bytes) -> tuple[str, bytes]:
         return self.key.public, self.key.sign_bytes(data)
@@ -171,9 +186,10 @@ class Session:
     def _ask_widening(self, widening: frozenset[str]) -> None:
         if confirm("This allows more than before. Sign it?", yes=getattr(self.options, "yes_widen", False)):
             return
-        listed = "\n".join(f"  widens: {harmless(line)}" for line in sorted(widening))
+        listed = "".join(f"\n  widens: {harmless(line)}" for line in sorted(widening))
         raise BadInput(
-            f"nothing was signed: nobody agreed to what allows more than before:\n{listed}",
+            "nothing was signed: nobody agreed to what allows more than before"
+            + (listed if self.out.quiet or self.out.json_wanted else ""),
             hint="--yes-widen agrees in scripts",
         )
 
@@ -183,7 +199,7 @@ class Session:
             self._client.close()
 
 
-def through_ssh(place: str, *, run: str = "/run/nebh") -> Transport:
+def through_ssh(place: str, *, run: str = "/run/nebh/controller") -> Transport:
     """Return the way through the operator's own SSH."""
     keep = {name: os.environ[name] for name in ("HOME", "SSH_AUTH_SOCK", "USER") if name in os.environ}
     ssh = tuple(os.environ.get("NEBH_SSH", "ssh").split())

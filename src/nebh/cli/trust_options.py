@@ -1,10 +1,191 @@
-"""Commands of `trust`."""
+"""Commands about keys and signatures."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from nebh.cli.registry import Command, add_command
+
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     """Add them."""
+    _init(subparsers, common)
+    _keys(subparsers, common)
+    _trust(subparsers, common)
+
+
+def _family(subparsers: Any, name: str, text: str, details: str) -> Any:
+    parser = subparsers.add_parser(name, help=text, description=details)
+    parser.set_defaults(run_command=Command("keys", "missing_subcommand"))
+    return parser.add_subparsers(dest="subcommand", metavar="WHAT", parser_class=type(parser))
+
+
+def _words_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--words-file", default="", metavar="FILE", help="read the recovery words there; - = stdin")
+
+
+def _widen_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes-widen", action="store_true", help="agree to changes that allow more than before")
+
+
+def _passphrase_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--passphrase", action="store_true", help="protect the new key by a passphrase")
+
+
+def _init(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    init = add_command(
+        subparsers,
+        common,
+        "init",
+        command=Command("trust", "init"),
+        text="make the keys of a cloud whose controller was made by hand (`nebh up` does it all by itself)",
+        details="Makes an operator key and twelve recovery words, signs the first metadata for a controller that "
+        "`nebh-controller init` made, and publishes it there. `nebh up` does this by itself; this is for who sets a "
+        "controller up by other means.",
+        examples=("nebh init home --controller-key 9f…e1 --controller https://203.0.113.7:7443 --pin 77…0c",),
+    )
+    init.add_argument("cloud_name", metavar="NAME")
+    init.add_argument(
+        "--controller-key", required=True, metavar="HEX", help="the key that `nebh-controller init` printed"
+    )
+    init.add_argument(
+        "--controller",
+        default="unix:/run/nebh/controller/controller.sock",
+        metavar="ADDRESS",
+        help="unix:/path, https://host:port or ssh://root@host (default: this machine's)",
+    )
+    init.add_argument("--pin", default="", metavar="HEX", help="SHA-256 of its certificate, for https")
+    init.add_argument(
+        "--ssh-agent", nargs="?", const="", default=None, metavar="HEX", help="use the ssh-agent's key, not a new file"
+    )
+    init.add_argument("--words-file", default="", metavar="FILE", help="write the recovery words there instead")
+    _passphrase_option(init)
+
+
+def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    keys = _family(
+        subparsers,
+        "key",
+        "list, add, revoke, rotate and recover keys",
+        "Operator, controller and recovery keys are changed with the recovery words; CI keys of one service without.",
+    )
+    add_command(
+        keys,
+        common,
+        "list",
+        command=Command("keys", "list_keys"),
+        text="list every key and what it may sign; * is this computer's",
+        examples=("nebh key list",),
+    )
+    add = add_command(
+        keys,
+        common,
+        "add",
+        command=Command("keys", "add"),
+        text="let one more key sign",
+        details="As operator or controller it needs the recovery words; as ci:SERVICE it may sign releases of that "
+        "service and nothing else.",
+        examples=(
+            "nebh key add 9f…e1",
+            "nebh key add --new colleague.key --passphrase",
+            "nebh key add 9f…e1 --as ci:web",
+        ),
+    )
+    add.add_argument("key", nargs="?", default="", metavar="HEX", help="public key, 64 hex digits")
+    add.add_argument("--new", default="", metavar="FILE", help="make a new key, write it there, and add it")
+    add.add_argument(
+        "--as", dest="role", default="operator", type=_role, metavar="ROLE", help="operator, controller or ci:SERVICE"
+    )
+    revoke = add_command(
+        keys,
+        common,
+        "revoke",
+        command=Command("keys", "revoke"),
+        text="take a key's right to sign away",
+        details="For a CI key its service's releases get a new role; with --since those it signed from then on are no "
+        "longer listed, and the command names what then still runs and how to leave it.",
+        examples=("nebh key revoke 1a2b3c4d", "nebh key revoke 9f00aa11 --since 1700000000"),
+    )
+    revoke.add_argument("key", metavar="KEY", help="its eight-digit name, or the beginning of the public key")
+    revoke.add_argument(
+        "--since", type=int, default=0, metavar="TIME", help="CI keys: delist releases signed since then (Unix seconds)"
+    )
+    rotate = add_command(
+        keys,
+        common,
+        "rotate",
+        command=Command("keys", "rotate"),
+        text="put a new key in the place of this computer's",
+        details="The old key can sign nothing afterwards; its file stays until you delete it. With --recovery: makes "
+        "twelve new words and voids the old ones.",
+        examples=("nebh key rotate", "nebh key rotate --recovery"),
+    )
+    rotate.add_argument("--recovery", action="store_true", help="replace the recovery words instead")
+    rotate.add_argument("--new-words-file", default="", metavar="FILE", help="write the new words there")
+    recover = add_command(
+        keys,
+        common,
+        "recover",
+        command=Command("keys", "recover"),
+        text="make a new operator key by the recovery words, when the old one is lost or stolen",
+        details="The new key becomes the only operator key. Services run on untouched. On a computer that does not know "
+        "the cloud, --name says how to call it here.",
+        examples=(
+            "nebh key recover",
+            "nebh key recover --name home --controller ssh://root@203.0.113.7",
+        ),
+    )
+    recover.add_argument("--name", default="", metavar="NAME", help="on a new computer: how to call the cloud here")
+    recover.add_argument("--controller", default="", metavar="ADDRESS", help="with --name: where its controller is")
+    recover.add_argument("--pin", default="", metavar="HEX", help="SHA-256 of its certificate, for https")
+    for parser in (add, revoke, rotate, recover):
+        _words_option(parser)
+        _widen_option(parser)
+    for parser in (add, rotate, recover):
+        _passphrase_option(parser)
+
+
+def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    trust = _family(
+        subparsers,
+        "trust",
+        "show and renew what is signed",
+        "Everything a node obeys is signed and expires. What runs, runs on after that; nothing new is accepted.",
+    )
+    add_command(
+        trust,
+        common,
+        "show",
+        command=Command("trust", "show"),
+        text="show every signed role as verified here: version, expiry, keys",
+        examples=("nebh trust show", "nebh trust show --json > floors.json   # for another computer"),
+    )
+    renew = add_command(
+        trust,
+        common,
+        "renew",
+        command=Command("trust", "renew"),
+        text="sign anew, unchanged, everything this key may sign",
+        details="Works on expired metadata too. Every other signing command renews what is past half of its life along.",
+        examples=("nebh trust renew", "nebh trust renew --root   # asks for the recovery words"),
+    )
+    renew.add_argument("--root", action="store_true", help="renew root too; needs the recovery words")
+    _words_option(renew)
+    floors = add_command(
+        trust,
+        common,
+        "floors",
+        command=Command("trust", "floors"),
+        text="show the oldest versions this computer builds upon, or take them from another computer",
+        examples=("nebh trust floors", "nebh trust floors --from floors.json"),
+    )
+    floors.add_argument(
+        "--from", dest="source", default="", metavar="FILE", help="what `nebh trust show --json` printed elsewhere"
+    )
+
+
+def _role(text: str) -> str:
+    if text in {"operator", "controller"} or (text.startswith("ci:") and len(text) > len("ci:")):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not operator, controller or ci:SERVICE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 
 from nebh.controller.core import Core
 from nebh.controller.identity import Caller, Unidentified, check_hex
@@ -35,7 +36,7 @@ def _known(core: Core, request: TokenRequest) -> Caller:
     match request.kind:
         case Who.OPERATOR:
             keys = core.trusted.operator_keys if core.trusted else ()
-            if request.key not in keys:
+            if request.key not in keys and request.key not in _recovery_keys(core):
                 raise Unidentified(
                     "cannot give a token: the key is no operator's in the published metadata",
                     again=False,
@@ -46,6 +47,16 @@ def _known(core: Core, request: TokenRequest) -> Caller:
             return _known_node(core, request)
         case Who.NOBODY:
             raise BadInput("cannot give a token to nobody", hint="kind is node or operator")
+
+
+def _recovery_keys(core: Core) -> frozenset[str]:
+    """Return the keys of role root in the published set: whoever holds the recovery words may publish a root that
+    names a new operator key, also when every operator key is lost."""
+    data = core.repository.trusted_root(version=core.trusted.versions["root"]) if core.trusted else None
+    if data is None:
+        return frozenset()
+    root = json.loads(data)["signed"]  # verified when it was published
+    return frozenset(str(root["keys"][keyid]["keyval"]["public"]) for keyid in root["roles"]["root"]["keyids"])
 
 
 def _known_node(core: Core, request: TokenRequest) -> Caller:
