@@ -21,7 +21,7 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     context = run.context
     new, old = run.sides(row)
     _revive(run, row, old)
-    policy = context.policy(row.service)
+    policy = context.effective(row.service)
     roles = local.roles_after_rollback(new, old)
     rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
     changes = dataplane.slot_changes(
@@ -33,8 +33,8 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
         run.dataplane.swap_endpoints(rules)
     if row.kind == "deploy" and not row.reason.startswith(CRASHED):
         context.accepted.mark_failed(row.service, row.epoch, row.to_counter, why=row.reason)
-    row = run.move(row, State.ROLLED_BACK, roles=roles)
-    settle(run, row, prefix="back")
+    row = run.move(row, State.ROLLED_BACK, roles=roles, also=lambda: context.accepted.fall_back(row.service))
+    settle(run, row, prefix="back", routes_before=policy.net)
     run.sweeper.sweep(tuple(one.id for one in new))
     return row
 

@@ -23,7 +23,7 @@ from nebh.model.event import Event, Severity
 from nebh.model.local import LocalConfig
 from nebh.model.policy import Policy
 from nebh.model.statement import Outcome, Receipt, Running
-from nebh.model.work import Role, TransactionRow
+from nebh.model.work import InstanceRow, Role, TransactionRow
 
 Sign = Callable[[Receipt], bytes]
 UID_FIRST = 0x70000000
@@ -79,6 +79,20 @@ class Context:
         policy = self.accepted.policy(service)
         if policy is None:
             raise Broken(f"cannot find the accepted policy of {service}")
+        return policy
+
+    def policy_of(self, row: InstanceRow) -> Policy:
+        """Return the policy that an instance lives under: a new one's is not in effect yet, an old one's no more."""
+        if row.role is Role.NEW:
+            return self.policy(row.service)
+        earlier = self.accepted.fallback(row.service) if row.role is Role.OLD else None
+        return earlier or self.effective(row.service)
+
+    def effective(self, service: str) -> Policy:
+        """Return the policy in effect. Raises Broken when there is none."""
+        policy = self.accepted.effective(service)
+        if policy is None:
+            raise Broken(f"cannot find the policy of {service} in effect")
         return policy
 
     def uid_base(self, service: str) -> int:

@@ -9,6 +9,7 @@ from nebh.executor.context import Context
 from nebh.executor.instances import release_of
 from nebh.model.errors import Failed
 from nebh.model.network import IngressPlan, NetworkRules, SlotChange, SlotState
+from nebh.model.policy import Policy
 from nebh.model.work import InstanceRow, Role
 from nebh.planning import dataplane
 
@@ -39,9 +40,24 @@ class Dataplane:
         return dataplane.network_rules(
             instances=found,
             endpoints=self._endpoints(found),
-            policies=self._context.accepted.policies(),
+            policies=self._bounds(found),
             subnets=self._context.subnets(),
         )
+
+    def _effective(self, rows: Rows) -> dict[str, Policy]:
+        """Return the policy in effect of every service that has instances."""
+        found = {name: self._context.accepted.effective(name) for name in {one.service for one in rows}}
+        return {name: policy for name, policy in found.items() if policy is not None}
+
+    def _bounds(self, rows: Rows) -> dict[str, Policy]:
+        """Return what each service may do on the network: during a transaction what either side's policy declares."""
+        found = self._effective(rows)
+        for row in self._context.work.open_transactions():
+            accepted = self._context.accepted
+            for other in (accepted.policy(row.service), accepted.fallback(row.service)):
+                if row.service in found and other is not None:
+                    found[row.service] = dataplane.join_bounds(found[row.service], other)
+        return found
 
     def apply_network(self) -> None:
         """Bring the table to what the journal says."""
@@ -68,7 +84,7 @@ class Dataplane:
         return dataplane.ingress_plan(
             instances=found,
             ports={one.id: release_of(self._context, one).ports for one in found},
-            policies=self._context.accepted.policies(),
+            policies=self._effective(found),
             subnets=self._context.subnets(),
             config=self._context.config,
             resting=frozenset(self.resting),
@@ -100,7 +116,7 @@ class Dataplane:
         """Take a serving instance out of traffic while it restarts, or put it back. Without routes: nothing to do."""
         with self.lock:
             (self.resting.add if resting else self.resting.discard)(one.id)
-            policy = self._context.accepted.policy(one.service)
+            policy = self._context.accepted.effective(one.service)
             if policy is None:
                 return
             if resting:

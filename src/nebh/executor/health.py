@@ -30,7 +30,7 @@ def wait_ready(context: Context, row: InstanceRow, *, cancelled: Callable[[], st
     `cancelled()` gave a reason."""
     release = release_of(context, row)
     end = context.clock.monotonic() + release.health.startup_timeout / 1000
-    for check in (release.health.startup, readiness(release, context.policy(row.service))):
+    for check in (release.health.startup, readiness(release)):
         if check is not None:
             result = _wait_for(context, row, check, end=end, cancelled=cancelled)
             if not result.ok:
@@ -75,8 +75,7 @@ class Bake:
         self._context = context
         self._release = release
         self._rows = rows
-        policy = context.policy(release.service)
-        ready = readiness(release, policy)
+        ready = readiness(release)
         self._checks = release.update.checks or ((ready,) if ready is not None else ())
         self._due: dict[tuple[str, str], float] = {}
         self._failures: dict[tuple[str, str], int] = {}
@@ -128,7 +127,7 @@ class Bake:
         return ""
 
     def _count(self) -> dict[str, tuple[int, int]]:
-        policy = self._context.policy(self._release.service)
+        policy = self._context.effective(self._release.service)
         slots = {one.slot for one in self._rows}
         found: dict[str, tuple[int, int]] = {}
         for port in {route.port for route in policy.net.routes}:

@@ -25,7 +25,7 @@ def release_of(context: Context, row: InstanceRow) -> Release:
 
 def build(context: Context, row: InstanceRow, *, prefix: str) -> None:
     """Attach and create an instance; leftovers of the same id go first. prefix: `prepare` or `revive`."""
-    release, policy = release_of(context, row), context.policy(row.service)
+    release, policy = release_of(context, row), context.policy_of(row)
     link = link_plan(context.subnets(), row.address)
     with effect(context, row.txn, f"{prefix}.attach"):
         netns = context.drivers.networks.attach(link)
@@ -78,12 +78,12 @@ def etc_files(subnets: tuple[str, ...], row: InstanceRow, policy: Policy) -> dic
     }
 
 
-def readiness(release: Release, policy: Policy) -> Check | None:
+def readiness(release: Release) -> Check | None:
     """Return what says that an instance can serve: the declared check, or a connection to its first port."""
     if release.health.readiness is not None:
         return release.health.readiness
-    if policy.net.ports:
-        return Check(name="port", kind=CheckKind.TCP, port=min(policy.net.ports.values()), interval=200)
+    if release.ports:
+        return Check(name="port", kind=CheckKind.TCP, port=min(release.ports.values()), interval=200)
     return None
 
 

@@ -58,14 +58,17 @@ class Run:
         roles: dict[str, Role] | None = None,
         via: State | None = None,
         cutover: bool = False,
+        also: Callable[[], None] | None = None,
     ) -> TransactionRow:
-        """Journal a transition (with `via`, two in one commit) together with new roles, then say so."""
+        """Journal a transition (with `via`, two in one commit) together with new roles and `also`, then say so."""
         context = self.context
         faults.point(f"state.{state.value.lower()}.before")
         with context.database.atomically():
             now = context.clock.now_ms()
             if roles:
                 context.work.set_roles(roles)
+            if also is not None:
+                also()
             if via is not None:
                 row = context.work.move(row, via, now=now)
             row = context.work.move(row, state, now=now, reason=reason, rule=rule, cutover=cutover)

@@ -251,7 +251,7 @@ class Supervisor:
             self._plane.rest(row, resting=True)
 
     def _try_again(self, row: InstanceRow) -> None:
-        check = readiness(release_of(self._context, row), self._context.policy(row.service))
+        check = readiness(release_of(self._context, row))
         if check is None or look(self._context, row, check).ok:
             self._plane.rest(row, resting=False)
 

@@ -127,7 +127,7 @@ class Sweeper:
             self._ask_to_end(row, grace=self._stop_of(row).grace)
 
     def _retire(self, row: InstanceRow) -> None:
-        policy = self._context.accepted.policy(row.service)
+        policy = self._context.accepted.effective(row.service)
         if policy is not None:
             self._plane.switch(dataplane.slot_changes(policy=policy, ready=(), drain=(row,), then=SlotState.MAINT))
 
@@ -135,7 +135,7 @@ class Sweeper:
         """Wait until the proxy has no request left on these slots, for the declared drain at most."""
         clock = self._context.clock
         for row in rows:
-            policy = self._context.accepted.policy(row.service)
+            policy = self._context.accepted.effective(row.service)
             if policy is None or not policy.net.routes:
                 continue
             backends = [f"{row.service}:{port}" for port in dataplane.routed_ports(policy)]

@@ -9,6 +9,7 @@ from nebh.executor.effects import effect, hot_effect
 from nebh.executor.health import wait_ready
 from nebh.executor.run import Run
 from nebh.model.network import SlotState
+from nebh.model.policy import NetPolicy
 from nebh.model.transaction import State
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import dataplane
@@ -46,7 +47,7 @@ def _overlaps(run: Run, row: TransactionRow) -> bool:
 
 def _yield_place(run: Run, row: TransactionRow, old: Rows) -> None:
     """On a host too small for both sides: the old one ends before the new one starts."""
-    policy = run.context.policy(row.service)
+    policy = run.context.effective(row.service)
     with effect(run.context, row.id, "start.yield"):
         run.dataplane.switch(dataplane.slot_changes(policy=policy, ready=(), drain=old, then=SlotState.DRAIN))
         run.sweeper.quiesce(old)
@@ -55,7 +56,7 @@ def _yield_place(run: Run, row: TransactionRow, old: Rows) -> None:
 def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> TransactionRow:
     """Let new requests go to the new side. Everything is computed before; the journal follows in one commit."""
     context = run.context
-    policy = context.policy(row.service)
+    policy = context.effective(row.service)
     roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
     changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
     rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
@@ -65,16 +66,26 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Transact
             run.dataplane.switch(changes)
         with hot_effect("cutover.endpoints"):
             run.dataplane.swap_endpoints(rules)
-        row = run.move(row, State.CHECKING, roles=roles, via=State.CUTTING_OVER, cutover=True)
+        row = run.move(
+            row,
+            State.CHECKING,
+            roles=roles,
+            via=State.CUTTING_OVER,
+            cutover=True,
+            also=lambda: context.accepted.take_effect(row.service),
+        )
     finally:
         gc.enable()
-    settle(run, row, prefix="cutover")
+    settle(run, row, prefix="cutover", routes_before=policy.net)
     return row
 
 
-def settle(run: Run, row: TransactionRow, *, prefix: str) -> None:
-    """After the roles are journalled: names, and the file that a cold start of the ingress reads."""
+def settle(run: Run, row: TransactionRow, *, prefix: str, routes_before: NetPolicy) -> None:
+    """After the roles are journalled: names, changed routes, and the file that a cold start of the ingress reads."""
     with effect(run.context, row.id, f"{prefix}.names"):
         run.dataplane.apply_names()
+    now = run.context.accepted.effective(row.service)
     with effect(run.context, row.id, f"{prefix}.record"):
+        if now is not None and now.net != routes_before:
+            run.dataplane.configure_ingress()
         run.dataplane.record_ingress()

@@ -66,6 +66,7 @@ def healthy(run: Run, row: TransactionRow) -> TransactionRow:
         context.work.set_service(row.service, epoch=row.epoch, counter=counter, replicas=row.replicas, wanted=wanted)
         if wanted is Wanted.RUNNING:
             context.accepted.mark_committed(row.service, row.epoch, counter, now=context.clock.now_ms())
+        context.accepted.settle_policy(row.service)
         row = run.move(row, State.COMMITTED, roles={one.id: Role.LEAVING for one in old})
     run.sweeper.sweep(tuple(one.id for one in old))
     if wanted is Wanted.REMOVED:

@@ -17,7 +17,7 @@ _trace: str = ""
 
 def arm(environ: dict[str, str]) -> None:
     """Read the variables above; programs call it once when they start."""
-    global _signal, _trace  # noqa: PLW0603 - process-wide by nature
+    global _signal, _trace
     _armed.clear()
     _trace = environ.get("NEBH_FAULT_TRACE", "")
     for variable, number in (("NEBH_FAULT", signal.SIGKILL), ("NEBH_FAULT_PAUSE", signal.SIGSTOP)):

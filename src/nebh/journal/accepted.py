@@ -119,6 +119,43 @@ class Accepted:
         found = [codec.decode(bytes(body), Policy, what="an accepted policy") for (body,) in rows]
         return {policy.service: policy for policy in found}
 
+    # The newest accepted policy takes effect at a cut-over, with the release; until then, and again after a rollback,
+    # the one before is in effect: a failed update leaves routes and bounds as they were.
+
+    def effective(self, service: str) -> Policy | None:
+        """Return the policy that is in effect: the one of the last cut-over, or the newest before there was any."""
+        body = self._document(f"effective/{service}")
+        if body is None:
+            return self.policy(service)
+        return codec.decode(body, Policy, what=f"the policy of {service} in effect")
+
+    def fallback(self, service: str) -> Policy | None:
+        """Return the policy that a rollback of the open transaction brings back."""
+        body = self._document(f"fallback/{service}")
+        return None if body is None else codec.decode(body, Policy, what=f"the earlier policy of {service}")
+
+    def take_effect(self, service: str) -> None:
+        """Let the newest accepted policy be in effect, and keep the one before for a rollback."""
+        with self._database.atomically():
+            self._move(f"effective/{service}", f"fallback/{service}")
+            self._move(f"policy/{service}", f"effective/{service}")
+
+    def fall_back(self, service: str) -> None:
+        """Bring the policy before back into effect."""
+        with self._database.atomically():
+            if self._document(f"fallback/{service}") is not None:
+                self._move(f"fallback/{service}", f"effective/{service}")
+            self.settle_policy(service)
+
+    def settle_policy(self, service: str) -> None:
+        """Forget the policy before: the transaction was committed."""
+        self._database.write("DELETE FROM documents WHERE name = ?", f"fallback/{service}")
+
+    def _move(self, source: str, target: str) -> None:
+        self._database.write(
+            "INSERT OR REPLACE INTO documents SELECT ?, version, body FROM documents WHERE name = ?", target, source
+        )
+
     def add_release(self, release: Release, *, digest: str, now: int) -> None:
         """Remember an accepted release; the bytes of one accepted earlier stay."""
         self._database.write(
@@ -177,7 +214,9 @@ class Accepted:
 
     def forget_policy(self, service: str) -> None:
         """Drop a removed service's policy. Its release rows stay: they are the floor if it ever comes back."""
-        self._database.write("DELETE FROM documents WHERE name = ?", f"policy/{service}")
+        with self._database.atomically():
+            for kind in ("policy", "effective", "fallback"):
+                self._database.write("DELETE FROM documents WHERE name = ?", f"{kind}/{service}")
 
     def use_nonce(self, nonce: str, *, now: int) -> None:
         """Remember that an order was carried out."""

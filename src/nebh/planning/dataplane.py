@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nebh.model.local import LocalConfig
 from nebh.model.network import (
     AddressPair,
@@ -55,6 +57,17 @@ def network_rules(
     )
     egress = {name: policies[name].net.egress for name in sorted(here & policies.keys()) if policies[name].net.egress}
     return NetworkRules(subnets=subnets, instances=nets, allows=allows, egress=egress)
+
+
+def join_bounds(one: Policy, other: Policy) -> Policy:
+    """Return `one` with what `other` declares of the network added: both sides of an update must reach what they need."""
+    net = replace(
+        one.net,
+        ports={**{f"also-{name}": number for name, number in other.net.ports.items()}, **one.net.ports},
+        connects=tuple(dict.fromkeys((*one.net.connects, *other.net.connects))),
+        egress=tuple(dict.fromkeys((*one.net.egress, *other.net.egress))),
+    )
+    return replace(one, net=net)
 
 
 def dns_records(*, instances: tuple[InstanceRow, ...], endpoints: Endpoints, subnets: tuple[str, ...]) -> DnsRecords:
