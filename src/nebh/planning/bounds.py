@@ -71,7 +71,7 @@ def _find_checks(release: Release, policy: Policy) -> str:
     if len(checks) > 32:
         return "it has more than 32 checks"
     for one in checks:
-        problem = _find_check(one, policy)
+        problem = _find_check(one, release, policy)
         if problem:
             return f"check {one.name!r}: {problem}"
     watched = health.readiness is not None or release.update.checks or policy.net.ports
@@ -80,12 +80,14 @@ def _find_checks(release: Release, policy: Policy) -> str:
     return ""
 
 
-def _find_check(check: Check, policy: Policy) -> str:
+def _find_check(check: Check, release: Release, policy: Policy) -> str:
     if not 100 <= check.interval <= 3_600_000 or not 10 <= check.timeout <= 60_000 or not 1 <= check.failures <= 100:
         return "interval, timeout or failures are out of bounds"
     if check.kind is CheckKind.EXEC:
         return "" if check.argv and check.argv[0].startswith("/") else "its program is not an absolute path"
-    if check.port not in policy.net.ports.values():
+    # an earlier release may listen elsewhere under the same name: a moved port must not bar the way back
+    own = {number for name, number in release.ports.items() if name in policy.net.ports}
+    if check.port not in own | set(policy.net.ports.values()):
         return f"port {check.port} is not among the policy's ports"
     texts = check.path + check.host
     if not check.path.startswith("/") or any(ord(one) <= 0x20 or ord(one) >= 0x7F for one in texts):
