@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nebh import __version__
+from nebh.executor.checkup import checkup
 from nebh.executor.context import Context
 from nebh.executor.trust import Trust
 from nebh.model.errors import NotFound
@@ -133,8 +134,9 @@ class Look:
         return {"lines": lines, "cursors": ahead, "lost": lost}
 
     def doctor(self) -> Plain:
-        """Return every check of this node: [ok, sentence, what gets it]."""
-        return {"checks": [list(one) for one in self._preflight()]}
+        """Return every check of this node: [ok | warn | fail, sentence, what gets it]."""
+        looks = [["fail" if not ok else "warn" if what else "ok", said, what] for ok, said, what in self._preflight()]
+        return {"checks": [*looks, *(list(one) for one in checkup(self._context))]}
 
     def debug(self, instance: str) -> Plain:
         """Return what is needed to join an instance's namespaces; recorded."""

@@ -35,6 +35,18 @@ def listener_of(port: int, *, seen_from: int = 0) -> Listener | None:
     return _holder(port, {f"socket:[{inode}]" for inode in inodes})
 
 
+def ports_of_user(uid: int, *, seen_from: int = 0) -> frozenset[int]:
+    """Return the TCP ports that processes of a user listen on, whatever the address."""
+    ports: set[int] = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{seen_from or 'self'}/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+            for fields in (line.split() for line in lines):
+                if fields[3] == _LISTEN and int(fields[7]) == uid:
+                    ports.add(int(fields[1].rpartition(":")[2], 16))
+    return frozenset(ports)
+
+
 def has_ipv6(*, seen_from: int = 0) -> bool:
     """Tell whether sockets of that network namespace may be bound to IPv6 addresses."""
     try:
