@@ -29,16 +29,19 @@ PROGRAMS = ("controller", "agent", "executor")
 class Cloud:
     """One cloud on this machine, apart from all others. Needs root."""
 
-    def __init__(self, folder: Path, *, http_port: int = 8080) -> None:
-        """Use `folder` (short: sockets lie below it; on a disk: not a tmpfs), which must not exist or be empty."""
+    def __init__(self, folder: Path, *, http_port: int = 8080, node: str = "test", left_as: str = "") -> None:
+        """Use `folder` (short: sockets lie below it; on a disk: not a tmpfs), which must not exist or be empty.
+        left_as: the `name` of a cloud there that an earlier process left running, to destroy it."""
         self.folder = folder
-        self.name = f"nt-{secrets.token_hex(3)}"
+        self.node = node
+        self.name = left_as or f"nt-{secrets.token_hex(3)}"
         self.layout = Layout(state=folder / "s", run=folder / "r")
         self.http_port = http_port
         self._up: Started | None = None
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         folder.chmod(0o755)
-        self._make_namespace()
+        if not left_as:
+            self._make_namespace()
 
     # the machine
 
@@ -76,7 +79,7 @@ class Cloud:
             "--run",
             str(self.layout.run),
             "--name",
-            "test",
+            self.node,
             "--http-port",
             str(self.http_port),
             "--https-port",

@@ -59,14 +59,23 @@ class Row:
 
 class Load:
     """Runs in a thread of its own between `start` and `stop`. rows: what happened, in the order of answers; with
-    `sink` each row goes there instead. reopened: keep-alive connections the server had ended between two requests."""
+    `sink` each row goes there instead. enter: called in the thread before anything is sent, such as to join a network
+    namespace. reopened: keep-alive connections the server had ended between two requests."""
 
-    def __init__(self, target: Target, mix: Mix | None = None, *, sink: Callable[[Row], None] | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        mix: Mix | None = None,
+        *,
+        sink: Callable[[Row], None] | None = None,
+        enter: Callable[[], None] | None = None,
+    ) -> None:
         self.target = target
         self.mix = mix or Mix()
         self.rows: list[Row] = []
         self.reopened = 0
         self._sink = sink or self.rows.append
+        self._enter = enter
         self._stopping = threading.Event()
         self._connections = 0
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -82,6 +91,8 @@ class Load:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._enter is not None:
+            self._enter()
         asyncio.run(self._drive())
 
     async def _drive(self) -> None:
