@@ -6,7 +6,7 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from nebh.cli.output import Output
 from nebh.cli.session import Session, ask_passphrase, now_seconds
@@ -294,10 +294,3 @@ def _done(out: Output, public: str, said: str) -> int:
     else:
         out.say(f"key {short(public)} {said}")
     return 0
-
-
-def missing_subcommand(options: argparse.Namespace, out: Output) -> NoReturn:
-    """Say that a subcommand is needed."""
-    raise BadInput(
-        f"cannot do `nebh {options.command}` alone", hint=f"`nebh {options.command} --help` lists what it does"
-    )

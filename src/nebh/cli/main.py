@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable
 
 from nebh import __version__
-from nebh.cli.output import Output
+from nebh.cli.output import Output, harmless
 from nebh.cli.registry import COMMAND_MODULES, Command
-from nebh.model.errors import NebhError, SpecErrors
+from nebh.model.errors import Broken, Failed, NebhError, SpecErrors
 
 _EPILOG = """examples:
   nebh up                         make this machine a cloud
@@ -78,6 +78,22 @@ def guarded(command: Command, options: argparse.Namespace) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as error:
+        return complain(Failed(f"cannot go on: {error}"), out)
+    except Exception as error:  # a person gets a sentence, and the trace where it can be sent from
+        return complain(unexpected(error), out)
+
+
+def unexpected(error: Exception) -> NebhError:
+    """Return what to say of an error that nobody foresaw; its trace goes to a file."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="nebh-trace-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    return Broken(
+        f"cannot go on: {type(error).__name__}: {error}", hint=f"this is a fault of Nebh; its trace is in {file.name}"
+    )
 
 
 def complain(error: NebhError, out: Output) -> int:
@@ -85,9 +101,10 @@ def complain(error: NebhError, out: Output) -> int:
     if out.json_wanted:
         out.document({"error": error.message, "hint": error.hint, "rule": getattr(error, "rule", "")})
     prefix = "" if isinstance(error, SpecErrors) else "nebh: "
-    sys.stderr.write(f"{prefix}{error.message}\n")
+    message = "\n".join(harmless(line) for line in error.message.splitlines())
+    sys.stderr.write(f"{prefix}{message}\n")
     if error.hint:
-        sys.stderr.write(f"  hint: {error.hint}\n")
+        sys.stderr.write(f"  hint: {harmless(error.hint)}\n")
     return error.exit_status
 
 

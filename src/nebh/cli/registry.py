@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nebh.cli.output import Output
+from nebh.model.errors import BadInput
 
 COMMAND_MODULES: tuple[str, ...] = ("machine", "service", "show", "trust", "spec")
 
@@ -54,3 +55,15 @@ def add_command(
     )
     parser.set_defaults(run_command=command)
     return parser
+
+
+def add_family(subparsers: Any, name: str, *, text: str, details: str) -> Any:
+    """Add a command that only holds subcommands; return what they are added to."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=details)
+    parser.set_defaults(run_command=Command("registry", "need_subcommand"))
+    return parser.add_subparsers(dest="subcommand", metavar="WHAT", parser_class=type(parser))
+
+
+def need_subcommand(options: argparse.Namespace, out: Output) -> int:
+    """Say that a subcommand is needed."""
+    raise BadInput(f"cannot do `nebh {options.command}` alone", hint=f"`nebh {options.command} --help` lists what it does")

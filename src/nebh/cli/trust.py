@@ -85,7 +85,7 @@ def renew(options: argparse.Namespace, out: Output) -> int:
 
     session.publish_signed(sign, accept_expired=True)
     state = session.state()
-    ends = {role: end for role, end in sorted(state.trusted.expires.items())}
+    ends = dict(sorted(state.trusted.expires.items()))
     if out.json_wanted:
         out.document({"ok": True, "expires": ends})
         return 0

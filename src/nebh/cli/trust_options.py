@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nebh.cli.registry import Command, add_command
+from nebh.cli.registry import Command, add_command, add_family
 
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -13,12 +13,6 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     _init(subparsers, common)
     _keys(subparsers, common)
     _trust(subparsers, common)
-
-
-def _family(subparsers: Any, name: str, text: str, details: str) -> Any:
-    parser = subparsers.add_parser(name, help=text, description=details)
-    parser.set_defaults(run_command=Command("keys", "missing_subcommand"))
-    return parser.add_subparsers(dest="subcommand", metavar="WHAT", parser_class=type(parser))
 
 
 def _words_option(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +58,11 @@ def _init(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    keys = _family(
+    keys = add_family(
         subparsers,
         "key",
-        "list, add, revoke, rotate and recover keys",
-        "Operator, controller and recovery keys are changed with the recovery words; CI keys of one service without.",
+        text="list, add, revoke, rotate and recover keys",
+        details="Operator, controller and recovery keys are changed with the recovery words; CI keys of one service without.",
     )
     add_command(
         keys,
@@ -147,11 +141,11 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
-    trust = _family(
+    trust = add_family(
         subparsers,
         "trust",
-        "show and renew what is signed",
-        "Everything a node obeys is signed and expires. What runs, runs on after that; nothing new is accepted.",
+        text="show and renew what is signed",
+        details="Everything a node obeys is signed and expires. What runs, runs on after that; nothing new is accepted.",
     )
     add_command(
         trust,
