@@ -42,7 +42,8 @@ class Drivers:
 
 @dataclass(kw_only=True)
 class Context:
-    """Made once; every part gets it. `changed` is notified at every new receipt or event."""
+    """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
+    holds `changed` must not touch the database: who writes there may be about to wake."""
 
     layout: Layout
     config: LocalConfig
@@ -57,6 +58,7 @@ class Context:
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
     store_lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -207,4 +209,10 @@ class Context:
     def wake(self) -> None:
         """Wake long polls."""
         with self.changed:
+            self.news += 1
             self.changed.notify_all()
+
+    def wait_for_news(self, seen: int, *, seconds: float) -> None:
+        """Return once `news` is not `seen` any more, the executor stops, or the time is over."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.news != seen or self.stopping.is_set(), seconds)

@@ -83,10 +83,10 @@ class Door:
         receipt = _number(head, "receipt")
         event = _number(head, "event")
         wait = min(_number(head, "wait_ms"), WAIT_LIMIT)
-        with self._context.changed:
-            newest = self._context.outbox.newest()
-            if newest[0] <= receipt and newest[1] <= event and not self._context.stopping.is_set():
-                self._context.changed.wait(wait / 1000)
+        seen = self._context.news
+        newest = self._context.outbox.newest()
+        if newest[0] <= receipt and newest[1] <= event:
+            self._context.wait_for_news(seen, seconds=wait / 1000)
         channel.send(self._look.news(receipt=receipt, event=event))
 
     def _logs(self, channel: FrameChannel, head: Head, _: bytes) -> None:
