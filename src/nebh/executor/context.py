@@ -85,10 +85,15 @@ class Context:
 
     def policy_of(self, row: InstanceRow) -> Policy:
         """Return the policy that an instance lives under: a new one's is not in effect yet, an old one's no more."""
-        if row.role is Role.NEW:
+        if row.role is Role.NEW and self.brings_policy(self.work.transaction(row.txn)):
             return self.policy(row.service)
         earlier = self.accepted.fallback(row.service) if row.role is Role.OLD else None
         return earlier or self.effective(row.service)
+
+    def brings_policy(self, row: TransactionRow) -> bool:
+        """Tell whether a transaction lets the newest policy take effect. One that fell back with its release waits for
+        the next deploy: a restart of the old release must not bring the failed one's routes."""
+        return row.kind == "deploy" or not self.accepted.has_fallen(row.service)
 
     def effective(self, service: str) -> Policy:
         """Return the policy in effect. Raises Broken when there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
@@ -60,6 +61,7 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Transact
     roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
     changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
     rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
+    take_effect = partial(context.accepted.take_effect, row.service) if context.brings_policy(row) else None
     gc.disable()
     try:
         with hot_effect("cutover.switch"):
@@ -72,7 +74,7 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Transact
             roles=roles,
             via=State.CUTTING_OVER,
             cutover=True,
-            also=lambda: context.accepted.take_effect(row.service),
+            also=take_effect,
         )
     finally:
         gc.enable()

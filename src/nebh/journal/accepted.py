@@ -145,7 +145,14 @@ class Accepted:
         with self._database.atomically():
             if self._document(f"fallback/{service}") is not None:
                 self._move(f"fallback/{service}", f"effective/{service}")
+            newest = self.policy(service)
+            self.set_meta(f"fallen/{service}", str(newest.version) if newest else "")
             self.settle_policy(service)
+
+    def has_fallen(self, service: str) -> bool:
+        """Tell whether the newest policy came with a release that was rolled back: it then waits for the next deploy."""
+        newest = self.policy(service)
+        return newest is not None and self.meta(f"fallen/{service}") == str(newest.version)
 
     def settle_policy(self, service: str) -> None:
         """Forget the policy before: the transaction was committed."""
