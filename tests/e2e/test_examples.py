@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # in this order: 03 needs the service of 04

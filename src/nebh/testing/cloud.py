@@ -21,7 +21,7 @@ from nebh.host import processes
 from nebh.host.layout import Layout
 from nebh.host.run import Command, Result, Started, TimeoutExpired, run, start
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 CGROUPS = Path("/sys/fs/cgroup")
 PROGRAMS = ("controller", "agent", "executor")
 
@@ -153,7 +153,7 @@ class Cloud:
     # commands
 
     def nebh(
-        self, *words: str, accept: tuple[int, ...] = (0,), timeout: float = 180.0, stdin: bytes | None = None
+        self, *words: str, accept: tuple[int, ...] = (0,), timeout: float = 400.0, stdin: bytes | None = None
     ) -> Result:
         """Run the command line in the cloud's network."""
         argv = self.inside(*self._python("nebh"), *words)
