@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from nebh.executor.back import CRASHED, rolling_back
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
-from nebh.executor.prepare import assigned, preparing
+from nebh.executor.prepare import assigned, discard, preparing
 from nebh.executor.run import Run
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
@@ -111,7 +112,9 @@ class Engine:
     def _step(self, run: Run, row: TransactionRow) -> TransactionRow | None:
         try:
             return STEPS[row.state](run, row)
-        except (NebhError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, (NebhError, OSError)):
+                logging.getLogger(__name__).exception("a step of transaction %s failed", row.id)
             return self._failed(run, self._context.work.transaction(row.id), error)
 
     def _failed(self, run: Run, row: TransactionRow, error: Exception) -> TransactionRow | None:
@@ -119,6 +122,7 @@ class Engine:
         if row.state in (State.STARTING, State.CHECKING, State.HEALTHY):
             return run.move(row, State.ROLLING_BACK, reason=str(error))
         if row.state in (State.ASSIGNED, State.PREPARING, State.PREPARED):
+            discard(run, row)
             return run.move(row, State.DROPPED, reason=str(error))
         self._context.event(
             "transaction.stuck",
