@@ -231,7 +231,7 @@ class Rig:
         return json.loads(self.good(*argv, "--json"))
 
     def spec(self, version: str, *, more: str = "", name: str = "web") -> str:
-        root = self.folder / f"image-{version}"
+        root = self.folder / f"image-{name}-{version}"
         (root / "app").mkdir(parents=True, exist_ok=True)
         (root / "app" / "server").write_text(f"#!{version}")
         (root / "app" / "server").chmod(0o755)
@@ -279,7 +279,7 @@ class Rig:
         threading.Thread(target=self.node.loop, daemon=True).start()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def founded() -> Iterator[Rig]:
     rig = Rig(folder=Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp")))
     kept = {name: os.environ.get(name) for name in ("NEBH_CONFIG", "NEBH_CACHE", "NEBH_CLOUD", "NEBH_AT")}

@@ -14,7 +14,7 @@ from nebh.signing.keys import generate_key
 def deployed(founded):
     from nebh.cli.main import main
 
-    assert main(["deploy", founded.spec("v1"), "--quiet"]) == 0
+    assert main(["deploy", founded.spec("v1", name="vault"), "--quiet"]) == 0
     return founded
 
 
@@ -36,8 +36,8 @@ class TestKeys:
         assert [path.name for path in old.parent.glob("*.key")] == []
         out = rig.good("key", "recover", "--words-file", rig.words, "--yes-widen")
         assert "is the one operator key now" in out
-        assert rig.data("status", "web")["allocations"][0]["running"]["counter"] == 1
-        rig.good("deploy", rig.spec("v2"))
+        assert rig.data("status", "vault")["allocations"][0]["running"]["counter"] == 1
+        rig.good("deploy", rig.spec("v2", name="vault"))
         assert [type(one).__name__ for one in rig.node.took] == ["Assignment"]
         # The old key is refused, on this very computer.
         kept = json.loads((old.parent / "cluster.json").read_text())
@@ -46,7 +46,7 @@ class TestKeys:
         (old.parent / "cluster.json").write_text(
             json.dumps({**kept, "key": old.name}, separators=(",", ":"), sort_keys=True)
         )
-        status, _, err = rig.run("stop", "web")
+        status, _, err = rig.run("stop", "vault")
         assert status == 3
         assert "is no operator's" in err
         (old.parent / "cluster.json").write_text(json.dumps(kept, separators=(",", ":"), sort_keys=True))
@@ -75,10 +75,10 @@ class TestKeys:
 
     def test_04_a_ci_key_signs_for_one_service(self, rig):
         public = generate_key().public
-        rig.good("key", "add", public, "--as", "ci:web", "--yes-widen")
-        assert "rel-web" in rig.good("key", "list").split(public)[0].splitlines()[-1]
+        rig.good("key", "add", public, "--as", "ci:vault", "--yes-widen")
+        assert "rel-vault" in rig.good("key", "list").split(public)[0].splitlines()[-1]
         out = rig.good("key", "revoke", public[:12])
-        assert "signs no releases of web any more" in out
+        assert "signs no releases of vault any more" in out
         assert rig.run("key", "add", public, "--as", "ci:none", "--yes-widen")[0] == 7
         assert rig.run("key", "add", public, "--as", "king")[0] == 2
 
@@ -88,7 +88,7 @@ class TestKeys:
         before = key_path(rig)
         rig.good("key", "rotate", "--words-file", rig.words, "--passphrase", "--yes-widen")
         assert key_path(rig) != before
-        rig.good("restart", "web")
+        rig.good("restart", "vault")
         (rig.folder / "pass").write_text("wrong\n")
         status, _, err = rig.run("status")
         assert (status, "wrong passphrase" in err) == (2, True)
@@ -113,7 +113,7 @@ class TestKeys:
         where = ("--name", "again", "--controller", f"unix:{rig.socket}")
         rig.good("key", "recover", "--words-file", rig.words, *where, "--yes-widen")
         assert rig.data("status")["name"] == "home"
-        rig.good("restart", "web")
+        rig.good("restart", "vault")
         monkeypatch.setenv("NEBH_CONFIG", str(rig.folder / "config"))
         rig.good("key", "recover", "--words-file", rig.words, "--yes-widen")
 
@@ -130,7 +130,7 @@ class TestKeys:
         rig.good("trust", "floors", "--from", str(file))
         file.write_text(json.dumps({"roles": {"targets": {"version": 999, "digest": "0" * 64}}}))
         rig.good("trust", "floors", "--from", str(file))
-        status, _, err = rig.run("restart", "web")
+        status, _, err = rig.run("restart", "vault")
         assert (status, "this computer saw 999 already" in err) == (3, True)
         file.write_text("{}")
         assert rig.run("trust", "floors", "--from", str(file))[0] == 2

@@ -11,8 +11,9 @@ import pytest
 from securesystemslib.signer import CryptoSigner, Signer
 
 from nebh.model.errors import BadInput, NotFound
-from nebh.signing.keys import AgentKey, TufSigner, WrongPassphrase, check_signs, load_key, open_key, save_key, tuf_key
+from nebh.signing.keys import AgentKey, WrongPassphrase, check_signs, load_key, open_key, save_key
 from nebh.signing.statements import Seed
+from nebh.signing.tuf_keys import TufSigner, tuf_key
 
 KEY = Seed(b"k" * 32)
 

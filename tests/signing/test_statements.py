@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nebh.model.errors import BadInput, Broken, NebhError, NotFound, Refused
 from nebh.model.statement import Action, Assignment, Order, Phase
-from nebh.signing.keys import tuf_key
+from nebh.signing.tuf_keys import tuf_key
 from nebh.signing.node_keys import ensure_node_keys, load_node_keys
 from nebh.signing.statements import Seed, keyid_of, peek_statement, sign_statement, verify_statement
 from nebh.wire import codec, dsse

@@ -26,7 +26,7 @@ _nebh() {{
 {cases}
     esac
     COMPREPLY=($(compgen -W "$words" -- "$word"))
-    [[ "$word" == -* ]] || COMPREPLY+=($(compgen -f -- "$word"))
+    [[ "$word" == -* || ${{#COMPREPLY[@]}} -gt 0 ]] || COMPREPLY=($(compgen -f -- "$word"))
 }}
 complete -o filenames -F _nebh nebh
 """

@@ -270,7 +270,10 @@ class Client:
             connection = self._connection
             if connection is None or not connection.reusable:
                 self.close()
-                connection = HttpConnection(self._transport.connect(), host="controller")
+                try:
+                    connection = HttpConnection(self._transport.connect(), host="controller")
+                except Unreachable as error:
+                    raise self._unreachable(error) from error
                 self._connection = connection
             kept = connection.used
             fields = dict(headers)

@@ -1,5 +1,6 @@
-"""Operator, CI and controller keys: an Ed25519 key in a file (PKCS8 PEM, passphrase optional) or in an ssh-agent,
-and the TUF form of them.
+"""Operator, CI and controller keys: an Ed25519 key in a file (PKCS8 PEM, passphrase optional) or in an ssh-agent.
+
+Lean: every command signs in with a key, so their TUF form is apart, in `tuf_keys`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from securesystemslib.signer._key import Key, SSlibKey
-from securesystemslib.signer._signature import Signature
-from securesystemslib.signer._signer import SecretsHandler, Signer
 
 from nebh.host import files, ssh_agent
 from nebh.model.errors import BadInput, Failed, NotFound
-from nebh.model.names import is_digest
 from nebh.signing.statements import Seed, StatementSigner, keyid_of, verify_raw
 
 AskPassphrase = Callable[[], str]
@@ -39,36 +36,6 @@ class AgentKey:
     def sign_bytes(self, data: bytes) -> bytes:
         """Return the raw signature over `data`. Raises Unreachable, Failed."""
         return ssh_agent.sign_ed25519(self.socket, public=self.public, data=data)
-
-
-class TufSigner(Signer):
-    """Any of our keys as python-tuf's Signer."""
-
-    def __init__(self, key: StatementSigner) -> None:
-        self._key = key
-
-    @property
-    def public_key(self) -> Key:
-        """The key as TUF writes it."""
-        return tuf_key(self._key.public)
-
-    def sign(self, payload: bytes) -> Signature:
-        """Return a signature over `payload`."""
-        return Signature(keyid_of(self._key.public), self._key.sign_bytes(payload).hex())
-
-    @classmethod
-    def from_priv_key_uri(
-        cls, priv_key_uri: str, public_key: Key, secrets_handler: SecretsHandler | None = None
-    ) -> TufSigner:
-        """Part of python-tuf's interface that Nebh has no use for."""
-        raise NotImplementedError
-
-
-def tuf_key(public: str) -> SSlibKey:
-    """Return a hex Ed25519 public key as TUF writes it. Raises BadInput."""
-    if not is_digest(public):
-        raise BadInput(f"cannot use {public!r} as a public key: it is not 64 hex digits")
-    return SSlibKey(keyid_of(public), "ed25519", "ed25519", {"public": public})
 
 
 def generate_key() -> Seed:

@@ -1,20 +1,25 @@
 """The operator's own computer: one folder per cluster with its pinned root, floors, key and address.
 
 <base>/<name>/ 0700: cluster.json, root.json (pinned), floors.json, operator.key, trust/ (python-tuf's)
+
+Lean: `nebh status` needs the folder and the key, not python-tuf; what verifies is imported when it is needed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nebh.host import files
 from nebh.model.errors import BadInput, Broken, NotFound
 from nebh.model.names import check_name
-from nebh.signing.floors import Floors, check_floors, raise_floors, raise_floors_by
-from nebh.signing.repository import Publication, State, read_state
-from nebh.signing.trust_store import Fetch, TrustStore
 from nebh.wire import codec
+
+if TYPE_CHECKING:
+    from nebh.signing.floors import Floors
+    from nebh.signing.repository import Publication, State
+    from nebh.signing.trust_store import Fetch, TrustStore
 
 CLUSTER, ROOT, FLOORS, KEY, TRUST = "cluster.json", "root.json", "floors.json", "operator.key", "trust"
 _LIMIT = 1 << 20
@@ -48,6 +53,8 @@ class ClusterFolder:
 
     def floors(self) -> Floors:
         """Return this computer's floors. Raises Broken when the file is damaged: never started afresh in silence."""
+        from nebh.signing.floors import Floors
+
         try:
             data = files.read_bounded(self.path / FLOORS, limit=_LIMIT)
             return codec.decode(data, Floors, what=str(self.path / FLOORS))
@@ -63,6 +70,8 @@ class ClusterFolder:
 
     def store(self, fetch: Fetch, *, accept_expired: bool = False) -> TrustStore:
         """Return the TrustStore of this cluster on this computer."""
+        from nebh.signing.trust_store import TrustStore
+
         return TrustStore(self.path / TRUST, fetch, self.root, self.cluster.cluster_id, accept_expired=accept_expired)
 
     def read(self, fetch: Fetch, *, accept_expired: bool = False, wanted: tuple[str, ...] | None = ()) -> State:
@@ -70,6 +79,9 @@ class ClusterFolder:
 
         Raises Refused (N0, N1, N2, O1), Unreachable; nothing is remembered then.
         """
+        from nebh.signing.floors import check_floors, raise_floors
+        from nebh.signing.repository import read_state
+
         state = read_state(self.store(fetch, accept_expired=accept_expired), wanted=wanted)
         floors = self.floors()
         check_floors(state.trusted, floors)
@@ -80,11 +92,15 @@ class ClusterFolder:
 
     def published(self, publication: Publication) -> None:
         """Remember what this key signed, once the controller took it."""
+        from nebh.signing.floors import raise_floors_by
+
         self.save_floors(raise_floors_by(self.floors(), publication))
 
 
 def create_folder(base: Path, *, cluster: Cluster, root: bytes, floors: Floors | None = None) -> ClusterFolder:
     """Make the folder of a new cluster. Raises BadInput when there is one of that name. The key is saved apart."""
+    from nebh.signing.floors import Floors
+
     path = base / check_name(cluster.name, what="cloud")
     if (path / CLUSTER).exists():
         raise BadInput(f"cannot create {path}: there is a cloud of that name", hint="choose another --name")

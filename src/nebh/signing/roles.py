@@ -13,8 +13,8 @@ from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
 from nebh.model.errors import Broken, Refused
-from nebh.signing.keys import TufSigner, tuf_key
 from nebh.signing.statements import StatementSigner, keyid_of
+from nebh.signing.tuf_keys import TufSigner, tuf_key
 
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
 DAY = 86_400
