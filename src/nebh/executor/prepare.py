@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
@@ -83,7 +83,7 @@ def fetch_image(context: Context, trust: Trust, transaction: int, release: Relea
             what = f"release {release.counter} of {release.service}"
             raise Failed(f"cannot prepare {what}: {verdict.reason}", hint=verdict.hint)
         with effect(context, transaction, "prepare.objects"):
-            context.agent.objects(missing.items, store.put)
+            _fetch(context, missing.items, store.put)
         with effect(context, transaction, "prepare.materialise"):
             store.materialise(ref.manifest, manifest, durable=False)
         with effect(context, transaction, "prepare.sync"):
@@ -113,8 +113,22 @@ def _fetch_manifest(context: Context, ref: ImageRef) -> bytes:
             if len(found) > size:
                 raise BadInput("cannot take a manifest from the agent: it is longer than signed")
 
-    context.agent.objects(((ref.manifest, ref.manifest_bytes),), take)
+    _fetch(context, ((ref.manifest, ref.manifest_bytes),), take)
     return bytes(found)
+
+
+def _fetch(
+    context: Context, items: tuple[tuple[str, int], ...], take: Callable[[str, int, Iterator[bytes]], None]
+) -> None:
+    """Fetch objects; other bytes than were signed are a refusal, whoever of agent and executor noticed them first."""
+    try:
+        context.agent.objects(items, take)
+    except BadInput as error:
+        raise Refused(
+            f"cannot accept the image's bytes: {error.message}",
+            rule="N9",
+            hint="the controller holds other bytes than were signed: damaged or attacked; upload them again",
+        ) from error
 
 
 def _make_instances(run: Run, row: TransactionRow) -> None:
