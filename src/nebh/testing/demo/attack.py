@@ -22,7 +22,7 @@ def hostile_controller(stage: Stage) -> None:
     story, act = stage.story, stage.act
     before = _serving(stage)
     new, old = _manifest(stage, "v4"), _manifest(stage, "v1")
-    name, digest, other = _differing_file(new, old)
+    name, digest, other = differing_file(new, old)
     cache = ImageCache(stage.cloud.folder / "cache")
     with stage.load():
         story.say("on the controller's disk, another image's manifest now lies under the name of v4's; deploy v4")
@@ -74,7 +74,7 @@ def _manifest(stage: Stage, version: str) -> TreeManifest:
     return import_image(spec.image, cache=ImageCache(stage.cloud.folder / "cache")).manifest
 
 
-def _differing_file(new: TreeManifest, old: TreeManifest) -> tuple[str, str, str]:
+def differing_file(new: TreeManifest, old: TreeManifest) -> tuple[str, str, str]:
     """Return path, digest in `new` and digest in `old` of a file of one length and two contents."""
     before = {entry.path: entry for entry in old.entries}
     for entry in new.entries:

@@ -63,7 +63,7 @@ def _cut(stage: Stage, state: str, point: str, version: str) -> Plain:
         "outage_seconds": round(outage, 3),
         "from": old,
         "to": version,
-        "answers_while_recovering": _runs([row.version for row in rows if row.sent <= settled]),
+        "answers_while_recovering": in_turns([row.version for row in rows if row.sent <= settled]),
         "answers_afterwards": late,
         "running": running,
         "failed_afterwards": sum(1 for row in rows if row.error),
@@ -107,7 +107,7 @@ def _running(stage: Stage) -> Plain:
     return {"counter": counter, "version": stage.version_of.get(counter, "?"), "serving": len(serving)}
 
 
-def _runs(versions: list[str]) -> list[list[object]]:
+def in_turns(versions: list[str]) -> list[list[object]]:
     """Return versions in order of their answers, repeated ones counted."""
     found: list[list[object]] = []
     for version in versions:

@@ -77,8 +77,7 @@ def judge_load(act: Act) -> list[tuple[bool, str]]:
         (count >= LEAST_REQUESTS and rate >= LEAST_RATE, f"{count} requests, {rate:.0f} per second"),
         (
             kinds["keepalive"] >= LEAST_KEEPALIVE and kinds["fresh"] >= LEAST_FRESH and facts["post_share"] >= 1 / 3,
-            f"{kinds['keepalive']} keep-alive and {kinds['fresh']} single-request connections, "
-            f"{facts['post_share']:.0%} POST",
+            f"{kinds['keepalive']} keep-alive and {kinds['fresh']} new connections, {facts['post_share']:.0%} POST",
         ),
     ]
 

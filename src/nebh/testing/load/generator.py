@@ -127,6 +127,7 @@ class Load:
     async def _request(self, connection: Connection | None, *, keeps: bool) -> Connection | None:
         """Send one request, note what came of it; return the connection if it may carry another."""
         method, data, digest = self._compose(keeps=keeps)
+        number = connection.number if connection else 0
         sent, begin = time.time(), time.monotonic()
         answer = Answer(status=0)
         version = error = ""
@@ -134,8 +135,9 @@ class Load:
             async with asyncio.timeout(self.mix.timeout):
                 if connection is None:
                     self._connections += 1
+                    number = self._connections  # before the wait: other lanes connect meanwhile
                     connection = await Connection.open(self.target.address, self.target.port)
-                    connection.number = self._connections
+                    connection.number = number
                 answer = await connection.ask(data)
             version, error = judge(answer, digest)
         except TimeoutError:
@@ -144,7 +146,6 @@ class Load:
             error = f"bad answer: {cause}"
         except OSError as cause:
             error = f"{'connection' if connection else 'connect'}: {cause.strerror or cause}"
-        number = connection.number if connection else self._connections
         kind = "keepalive" if keeps else "fresh"
         latency = (time.monotonic() - begin) * 1000
         self._sink(Row(sent, time.time(), number, kind, method, answer.status, version, error, latency))
