@@ -60,6 +60,15 @@ touch "$src"
 # Programs of an older tree may still run and import: what is older than a day goes.
 find "$prefix" -mindepth 1 -maxdepth 1 -name 'src-*' ! -name "src-$key" -mtime +0 -exec rm -rf {} +
 
+# -- what `nebh up root@HOST` takes along
+rm -rf "$prefix/share.new"
+mkdir -p "$prefix/share.new"
+tar -C "$here" --exclude=__pycache__ --exclude='*.egg-info' -cf - src packaging requirements \
+    | tar -C "$prefix/share.new" --no-same-owner --no-same-permissions -xf -
+chmod -R u=rwX,go=rX "$prefix/share.new"
+rm -rf "$prefix/share"
+mv "$prefix/share.new" "$prefix/share"
+
 # -- the programs
 mkdir -p "$prefix/bin"
 for program in nebh nebh-controller nebh-agent nebh-executor; do

@@ -7,6 +7,8 @@ from typing import Any
 
 from nebh.cli.registry import Command, add_command
 
+_UNSEEN = "what `nebh up root@HOST` asks of the machine it founds a cloud on"
+
 
 def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     """Add them."""
@@ -33,6 +35,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     up.add_argument("--words-file", default="", metavar="FILE", help="write the recovery words there instead of asking")
     up.add_argument("--subnet4", default="", metavar="CIDR", help="IPv4 /20 for this node's instances")
+    up.add_argument("--prefix", default="/opt/nebh", metavar="DIR", help="root@HOST: where the programs go there")
     # for `nebh up root@HOST`, which runs us there: the key that signs this machine in is on another computer
     up.add_argument("--enrol-later", action="store_true", help=argparse.SUPPRESS)
     down = add_command(
@@ -61,6 +64,11 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         examples=("nebh doctor", "nebh doctor --json"),
     )
     add_places(doctor)
+    end = add_command(subparsers, common, "node-end", command=Command("node_end_command", "node_end"), text=_UNSEEN)
+    end.add_argument("action", choices=("identity", "controller", "pin-root", "enrol"))
+    add_places(end)
+    for word in ("--cluster-id", "--node-id", "--name"):
+        end.add_argument(word, default="")
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
