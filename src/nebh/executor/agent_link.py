@@ -64,7 +64,7 @@ class AgentLink:
                 return
 
     def probe(self, check: Check, address: str) -> CheckResult:
-        """Look at an instance from the host's network. Never raises: an agent that is away is a failed probe."""
+        """Look at an instance from the host's network. Never raises: an agent that is away has not `made` the check."""
         request = {
             "op": "probe",
             "kind": check.kind.value,
@@ -80,7 +80,8 @@ class AgentLink:
             with connect_frames(self._path) as channel:
                 answer, _ = channel.request(request, timeout=check.timeout / 1000 + 5)
         except (Unreachable, BadInput) as error:
-            return CheckResult(ok=False, detail=f"the agent did not probe: {error.message}")
+            detail = f"the agent did not probe: {error.message}"
+            return CheckResult(ok=False, detail=detail, made=not isinstance(error, Unreachable))
         return CheckResult(ok=answer.get("ok") is True, detail=str(answer.get("detail", ""))[:500])
 
     def wants(self, check: Check) -> bool:

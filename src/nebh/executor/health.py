@@ -22,7 +22,17 @@ def look(context: Context, row: InstanceRow, check: Check) -> CheckResult:
         return context.drivers.containers.check(row.id, check.argv, check.timeout)
     address = addresses(context.subnets(), row.address).v4
     ipaddress.ip_address(address)
-    return context.agent.probe(check, address)
+    result = context.agent.probe(check, address)
+    return result if result.made else _look_ourselves(context, check, address, result)
+
+
+def _look_ourselves(context: Context, check: Check, address: str, missed: CheckResult) -> CheckResult:
+    """Without an agent only this is asked: does the port accept connections? An agent that is restarted, or gone for
+    good, must neither end healthy instances nor stand in the way of going back."""
+    seen = context.drivers.networks.reach(address, check.port)
+    if seen == "ok":
+        return CheckResult(ok=True, detail="it accepts connections", made=False)
+    return CheckResult(ok=False, detail=f"port {check.port}: {seen}; {missed.detail}", made=False)
 
 
 def wait_ready(context: Context, row: InstanceRow, *, cancelled: Callable[[], str]) -> CheckResult:
@@ -107,8 +117,9 @@ class Bake:
             return ""
         self._due[key] = now + check.interval / 1000
         result = look(self._context, row, check)
-        self._failures[key] = 0 if result.ok else self._failures.get(key, 0) + 1
-        if self._failures[key] >= check.failures:
+        if result.made or not result.ok:  # a check that nobody made clears no failure
+            self._failures[key] = 0 if result.ok else self._failures.get(key, 0) + 1
+        if self._failures.get(key, 0) >= check.failures:
             return f"check {check.name} of {row.id} failed {check.failures} times: {result.detail}"
         return ""
 

@@ -8,6 +8,7 @@ import threading
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.effects import effect
+from nebh.executor.floods import LogKeeper
 from nebh.executor.health import look, wait_ready
 from nebh.executor.instances import build, exit_text, readiness, release_of
 from nebh.host.waiting import Waiter
@@ -31,6 +32,7 @@ class Supervisor:
         self._context = context
         self._plane = plane
         self._waiter = Waiter()
+        self._logs = LogKeeper(context)
         self._lock = threading.Lock()
         self._watched: set[str] = set()
         self._reviving: set[str] = set()
@@ -195,7 +197,7 @@ class Supervisor:
             for row in rows:
                 with contextlib.suppress(NebhError):
                     self._probe_one(row, failures, due)
-            self._rotate()
+            self._logs.look()
             self._keep_shared()
 
     def _keep_shared(self) -> None:
@@ -254,8 +256,3 @@ class Supervisor:
         check = readiness(release_of(self._context, row))
         if check is None or look(self._context, row, check).ok:
             self._plane.rest(row, resting=False)
-
-    def _rotate(self) -> None:
-        for row in self._context.work.instances():
-            with contextlib.suppress(NebhError, OSError):
-                self._context.drivers.containers.rotate_logs(row.id)

@@ -83,6 +83,7 @@ class Networker:
             "remove": self.remove,
             "ask": self.ask,
             "exchange": self.exchange,
+            "reach": self.reach,
         }
 
     # what all links share
@@ -188,6 +189,10 @@ class Networker:
             listener = probes.listen(args["listen"], args["port"])
         with listener, self._inside(args["source"]):
             return probes.connect(args["address"], args["port"], timeout=args.get("timeout", 1.0))
+
+    def reach(self, args: dict[str, Any], _fds: tuple[int, ...]) -> str:
+        """Open a TCP connection to `address`:`port` and close it. Returns `ok`, `refused` or `silent`."""
+        return probes.connect(args["address"], args["port"], timeout=args.get("timeout", 0.3))
 
     @contextlib.contextmanager
     def _inside(self, name: str) -> Iterator[None]:

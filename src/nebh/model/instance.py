@@ -51,7 +51,8 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What one check said; detail is for people."""
+    """What one check said; detail is for people. made: False when nobody could look (the agent is away)."""
 
     ok: bool
     detail: str
+    made: bool = True

@@ -31,6 +31,10 @@ class NetworkDriver(Protocol):
         """Return the names of our links on the host (the shared ones excepted)."""
         ...
 
+    def reach(self, address: str, port: int) -> str:
+        """Tell whether a port of an instance accepts connections: `ok`, `refused` or `silent` (for 0.3 s)."""
+        ...
+
     def apply(self, rules: NetworkRules) -> None:
         """Replace the whole table in one transaction."""
         ...

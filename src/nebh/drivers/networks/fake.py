@@ -50,6 +50,10 @@ class FakeNetwork:
         self._goes("links")
         return tuple(sorted(self.attached))
 
+    def reach(self, address: str, port: int) -> str:
+        """Say that everything listens, unless told to fail."""
+        return "ok" if self._goes("reach") else "refused"
+
     def apply(self, rules: NetworkRules) -> None:
         """Keep `rules`."""
         nft_rules.build_table(rules)  # refuses what the real one refuses

@@ -71,6 +71,11 @@ class RoutedNetwork:
         names, _ = self._worker.call("links")
         return tuple(names)
 
+    def reach(self, address: str, port: int) -> str:
+        """See NetworkDriver."""
+        found: str = self._worker.call("reach", {"address": address, "port": port})[0]
+        return found
+
     def apply(self, rules: NetworkRules) -> None:
         """Replace the whole table. Its counters start again at 0."""
         table = nft_rules.build_table(rules, connections=self._connections)
