@@ -138,7 +138,7 @@ class StandIn:
             )
         )
 
-    def assignment(self, client: Client, wish: Assignment) -> None:
+    def assignment(self, client: Client, wish: Assignment) -> None:  # noqa: RET502 - `say` ends each case
         self.took.append(wish)
         self.seq = wish.seq
         old = self.running.get(wish.service, Running(service=wish.service, epoch=1, counter=0, replicas=0, ready=0))
@@ -302,9 +302,9 @@ def founded() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def rig(founded: Rig, capsys: pytest.CaptureFixture[str]) -> Iterator[Rig]:
+def rig(founded: Rig, capsys: pytest.CaptureFixture[str]) -> Rig:
     founded.capture = capsys
     assert founded.node is not None
     founded.node.behaviour = "commit"
     founded.node.took.clear()
-    yield founded
+    return founded

@@ -98,7 +98,9 @@ class TestShow:
             "print(sorted(heavy & sys.modules.keys())); sys.exit(status)"
         )
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=60, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, timeout=60, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "[]"
         assert rig.node is not None
@@ -132,7 +134,7 @@ def test_completion_knows_every_command(shell, capsys):
         assert word.removeprefix("--") in script
     if shell == "bash":
         asked = f"{script}\nCOMP_WORDS=(nebh key re); COMP_CWORD=2; _nebh; echo ${{COMPREPLY[@]}}"
-        done = subprocess.run(["bash", "-c", asked], capture_output=True, timeout=20, text=True)
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, timeout=20, text=True, check=True)
         assert set(done.stdout.split()) == {"revoke", "recover"}
 
 

@@ -36,7 +36,7 @@ autoload -U +X bashcompinit && bashcompinit
 """
 
 
-def completion(options: argparse.Namespace, out: Output) -> int:
+def completion(options: argparse.Namespace, out: Output) -> int:  # noqa: ARG001 - the shape of a command
     """Print a completion script."""
     from nebh.cli.main import build_parser
 

@@ -130,7 +130,7 @@ def _steer(options: argparse.Namespace, out: Output, action: Action) -> int:
     service = options.service
     session = Session(options, out)
     view = session.client.service(service)
-    nodes = _busy_nodes(session, view)
+    nodes = _busy_nodes(view)
     state = session.state()
     records = tuple(one for one in state.trusted.nodes.nodes if one.name in nodes)
     if not records:
@@ -161,7 +161,7 @@ def _steer(options: argparse.Namespace, out: Output, action: Action) -> int:
     return _report(out, ended, service, _judge(ended, action, service, view.deployment))
 
 
-def _busy_nodes(session: Session, view: api.ServiceView) -> frozenset[str]:
+def _busy_nodes(view: api.ServiceView) -> frozenset[str]:
     """Return the names of nodes that have a transaction open, as they report it or have not ended their command."""
     reported = {one.node for one in view.allocations if one.running.transaction}
     last = view.deployment

@@ -64,6 +64,8 @@ def add_family(subparsers: Any, name: str, *, text: str, details: str) -> Any:
     return parser.add_subparsers(dest="subcommand", metavar="WHAT", parser_class=type(parser))
 
 
-def need_subcommand(options: argparse.Namespace, out: Output) -> int:
+def need_subcommand(options: argparse.Namespace, out: Output) -> int:  # noqa: ARG001 - the shape of a command
     """Say that a subcommand is needed."""
-    raise BadInput(f"cannot do `nebh {options.command}` alone", hint=f"`nebh {options.command} --help` lists what it does")
+    raise BadInput(
+        f"cannot do `nebh {options.command}` alone", hint=f"`nebh {options.command} --help` lists what it does"
+    )

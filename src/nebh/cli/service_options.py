@@ -153,14 +153,18 @@ def _orders(subparsers: Any, common: argparse.ArgumentParser) -> None:
         (
             "abort",
             "end a deployment that is under way; what ran before runs on",
-            "Sends the nodes an order signed by your key: before the cut-over the new release is dropped, after it the "
-            "nodes go back to the release that ran before.",
+            (
+                "Sends the nodes an order signed by your key: before the cut-over the new release is dropped, after it "
+                "the nodes go back to the release that ran before."
+            ),
         ),
         (
             "resume",
             "let a prepared release run, or keep one that is held",
-            "Sends the nodes an order signed by your key: a release of `nebh deploy --prepare` is made to run; one whose "
-            "checks failed, and that its spec holds (`on_failure: hold`), is kept.",
+            (
+                "Sends the nodes an order signed by your key: a release of `nebh deploy --prepare` is made to run; one "
+                "whose checks failed, and that its spec holds (`on_failure: hold`), is kept."
+            ),
         ),
     ):
         parser = add_command(

@@ -124,7 +124,9 @@ def _summary(report: ImportReport) -> dict[str, Any]:
 
 def _say_summary(out: Output, report: ImportReport) -> None:
     held = _summary(report)
-    out.say(f"{held['files']} files, {held['entries']} entries, {render_size(held['bytes'])}; {harmless(held['origin'])}")
+    out.say(
+        f"{held['files']} files, {held['entries']} entries, {render_size(held['bytes'])}; {harmless(held['origin'])}"
+    )
 
 
 def _plain(finding: Any) -> dict[str, str]:
