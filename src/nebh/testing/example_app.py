@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 import time
-from _sha256 import sha256
+from _sha256 import sha256  # type: ignore[import-not-found]
 from _thread import LockType
 
 VERSION_FILE = "/usr/lib/example/version"
 WORK = {"unready": False, "dead": False, "busy": 0, "ending": False}
 LOCK: LockType = threading.Lock()
 HOARD: list[bytearray] = []
+HELD: list[socket.socket] = []
 
 
 def version() -> str:
@@ -65,6 +66,18 @@ def reach(host: str, port: int) -> str:
             return f"connected {other.recv(100).decode(errors='replace').strip()}"
     except OSError as error:
         return f"failed {type(error).__name__} {error}"
+
+
+def held(options: dict[str, str]) -> str:
+    """Ask the database over one connection that stays open."""
+    if not HELD:
+        host, _, port = options["database"].rpartition(":")
+        HELD.append(socket.create_connection((host, int(port)), timeout=5))
+    try:
+        HELD[0].sendall(b"who\n")
+        return HELD[0].recv(100).decode().strip() or "ended"
+    except OSError as error:
+        return f"ended: {error}"
 
 
 def resolve(name: str) -> str:
@@ -123,6 +136,8 @@ def answer(path: str, body: bytes, options: dict[str, str]) -> tuple[int, str]:
         return 200, reach(words[1], int(words[2]))
     if words[0] == "database":
         return 200, reach_database(options)
+    if words[0] == "held":
+        return 200, held(options)
     if words[0] == "resolve":
         return 200, resolve(words[1])
     if words[0] == "hook":
