@@ -12,6 +12,7 @@ from nebh.executor.intake import Intake
 from nebh.executor.look import Look
 from nebh.host.channels import Peer
 from nebh.model.errors import BadInput, Refused
+from nebh.model.event import Severity
 from nebh.wire import codec
 
 Head = dict[str, Any]
@@ -59,6 +60,12 @@ class Door:
         if handler is None:
             handler = self._root.get(name)
             if handler is not None and peer.uid != 0:
+                self._context.event(
+                    "door.refused",
+                    f"user {peer.uid} asked the executor for {name}, which is root's alone",
+                    severity=Severity.ALARM,
+                    facts={"rule": "peer", "uid": str(peer.uid)},
+                )
                 raise Refused(f"only root on this node may ask for {name}", rule="peer")
         if handler is None:
             raise BadInput(f"cannot do {str(name)[:40]!r}: there is no such operation")

@@ -6,8 +6,10 @@ Quick checks happen here; everything that needs metadata happens in the transact
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from nebh.executor.context import Context
 from nebh.executor.engine import Engine
@@ -22,6 +24,7 @@ from nebh.planning import accept, local
 from nebh.planning.accept_order import OrderFacts
 from nebh.signing.statements import peek_statement
 
+T = TypeVar("T")
 _BEFORE_CUTOVER = frozenset({State.ASSIGNED, State.PREPARING, State.PREPARED, State.STARTING})
 
 
@@ -42,14 +45,13 @@ class Intake:
 
     def assignment(self, envelope: bytes) -> None:
         """Take a controller's choice. Raises BadInput, Refused; a refusal is also receipted."""
-        wish = peek_statement(envelope, "assignment", Assignment)
-        try:
+        wish = self._peek(envelope, "assignment", Assignment)
+        with self._refusing(wish):
             self._check(envelope, wish)
-        except Refused as error:
-            self._refuse(wish, error)
-            raise
         with self._lock:
-            with self._context.database.atomically():
+            # again: the same bytes may have come twice at once
+            with self._refusing(wish), self._context.database.atomically():
+                self._check_number(wish)
                 self._context.accepted.set_meta("seq", str(wish.seq))
                 self._context.work.ensure_service(wish.service, epoch=wish.epoch)
                 self._context.work.set_assignment(wish.service, base64.b64encode(envelope).decode())
@@ -62,16 +64,43 @@ class Intake:
         try:
             self._trust.signer_of(envelope, "assignment", Assignment)
         except Refused:
-            self._trust.refresh()
+            with contextlib.suppress(NebhError):  # perhaps the key is new; what fails here is an event already
+                self._trust.refresh()
             self._trust.signer_of(envelope, "assignment", Assignment)
         if wish.node_id != state.node_id:
             raise Refused(f"the assignment is for node {wish.node_id}, not for this one", rule="N4")
-        if wish.seq <= state.seq:
+        self._check_number(wish)
+
+    def _check_number(self, wish: Assignment) -> None:
+        newest = self._context.accepted.state().seq
+        if wish.seq <= newest:
             raise Refused(
-                f"assignment {wish.seq} is not newer than {state.seq}, the newest this node has seen",
+                f"assignment {wish.seq} is not newer than {newest}, the newest this node has seen",
                 rule="assignment.seq",
                 hint="it was replayed or came out of order",
             )
+
+    def _peek(self, envelope: bytes, kind: str, cls: type[T]) -> T:
+        """Return what is inside; whatever has another shape than it must is an event. Raises BadInput."""
+        try:
+            return peek_statement(envelope, kind, cls)
+        except BadInput as error:
+            self._context.event(
+                f"{kind}.refused",
+                f"what the agent handed in is no {kind}: {error}",
+                severity=Severity.ALARM,
+                hint="controller and node of different versions, or somebody tries things",
+                facts={"rule": "schema"},
+            )
+            raise
+
+    @contextlib.contextmanager
+    def _refusing(self, wish: Assignment) -> Iterator[None]:
+        try:
+            yield
+        except Refused as error:
+            self._refuse(wish, error)
+            raise
 
     def _refuse(self, wish: Assignment, error: Refused) -> None:
         self._context.event(
@@ -202,7 +231,7 @@ class Intake:
 
     def order(self, envelope: bytes) -> None:
         """Carry out an operator's order. Raises BadInput, Refused."""
-        wish = peek_statement(envelope, "order", Order)
+        wish = self._peek(envelope, "order", Order)
         try:
             signer, fresh = self._order_signer(envelope)
             facts = OrderFacts(
@@ -217,18 +246,39 @@ class Intake:
             if not verdict.ok:
                 raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint)
         except Refused as error:
-            self._context.receipt(
-                Outcome.REFUSED,
-                nonce=wish.nonce,
-                service=wish.service,
-                rule=error.rule,
-                detail=error.message,
-                hint=error.hint,
-            )
+            self._refuse_order(wish, error)
             raise
         with self._lock:
+            if wish.nonce in self._context.accepted.state().nonces:  # the same bytes came twice at once
+                twice = Refused("the order was carried out here before", rule="order")
+                self._refuse_order(wish, twice)
+                raise twice
             self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
-            self._carry_out(wish)
+            try:
+                self._carry_out(wish)
+            except NebhError as error:
+                self._context.receipt(
+                    Outcome.FAILED, nonce=wish.nonce, service=wish.service, detail=error.message, hint=error.hint
+                )
+                raise
+
+    def _refuse_order(self, wish: Order, error: Refused) -> None:
+        self._context.event(
+            "order.refused",
+            f"{wish.service}: an order to {wish.action.value} was refused: {error}",
+            severity=Severity.ALARM,
+            service=wish.service,
+            hint=error.hint,
+            facts={"rule": error.rule, "nonce": wish.nonce},
+        )
+        self._context.receipt(
+            Outcome.REFUSED,
+            nonce=wish.nonce,
+            service=wish.service,
+            rule=error.rule,
+            detail=error.message,
+            hint=error.hint,
+        )
 
     def _order_signer(self, envelope: bytes) -> tuple[str, bool]:
         fresh = True
