@@ -138,7 +138,7 @@ class StandIn:
             )
         )
 
-    def assignment(self, client: Client, wish: Assignment) -> None:  # noqa: RET502 - `say` ends each case
+    def assignment(self, client: Client, wish: Assignment) -> None:
         self.took.append(wish)
         self.seq = wish.seq
         old = self.running.get(wish.service, Running(service=wish.service, epoch=1, counter=0, replicas=0, ready=0))
@@ -147,7 +147,7 @@ class StandIn:
             self.say(client, self.waiting.nonce, Outcome.ROLLED_BACK, wish.service, self.waiting.counter)
             self.waiting = None
         if self.behaviour == "mute":
-            return
+            return None
         if wish.phase is Phase.WITHDRAW:
             self.set(wish, counter=old.counter, replicas=0)
             return self.say(client, words[0], Outcome.STOPPED, words[1], words[2])

@@ -62,10 +62,12 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Write docs/cli.md below the current folder."""
-    page = Path("docs/cli.md")
-    page.write_text(render_reference(command_line()))
-    print(f"wrote {page}")
+    """Write docs/cli.md and docs/spec.md below the current folder."""
+    from nebh.spec.schema import render_reference as render_specs
+
+    for name, text in (("docs/cli.md", render_reference(command_line())), ("docs/spec.md", render_specs())):
+        Path(name).write_text(text)
+        print(f"wrote {name}")
 
 
 if __name__ == "__main__":
