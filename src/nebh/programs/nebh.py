@@ -7,9 +7,12 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its exit status."""
-    from nebh.cli.main import main as run
+    try:
+        from nebh.cli.main import main as run
 
-    sys.exit(run(sys.argv[1:]))
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # before a command had begun
+        sys.exit(130)
 
 
 if __name__ == "__main__":

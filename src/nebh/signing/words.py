@@ -59,7 +59,7 @@ def _index(word: str, position: int) -> int:
     if len(matches) != 1:
         raise BadInput(
             f"cannot read the recovery words: word {position} ({word!r}) is not in the list",
-            hint="the words are English and lower case; see `nebh help words`",
+            hint="the words are English and lower case, from the BIP-39 list; four letters are enough",
         )
     return matches[0]
 
