@@ -53,7 +53,9 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    missing = [name for name in TOOLS if shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin") is None]
+    missing = [
+        name for name in TOOLS if shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin") is None
+    ]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     forks = Forks()

@@ -202,7 +202,9 @@ def check_whole(node: Node, counter: int, *, replicas: int = 1) -> None:
     status = node.status()
     rows = status["instances"]
     assert status["transactions"] == []
-    assert [(row["role"], row["counter"], row["status"]) for row in rows] == [("serving", counter, "running")] * replicas
+    assert [(row["role"], row["counter"], row["status"]) for row in rows] == [
+        ("serving", counter, "running")
+    ] * replicas
     assert [row["replica"] for row in rows] == list(range(replicas))
     names = sorted(row["id"] for row in rows)
     places = {addresses(SUBNETS, row["address"]).v4 for row in rows}
@@ -210,10 +212,16 @@ def check_whole(node: Node, counter: int, *, replicas: int = 1) -> None:
     assert {address for address, state in node.slots().items() if state != "maint"} == places
     rules = node.inside_text("nft", "list", "ruleset")
     pairs = rules.partition("map endpoints4")[2].partition("elements = {")[2].partition("}")[0]
-    leads = dict(tuple(part.strip() for part in pair.split(" : ")) for pair in pairs.replace("\n", " ").split(",") if " : " in pair)
+    leads = dict(
+        tuple(part.strip() for part in pair.split(" : "))
+        for pair in pairs.replace("\n", " ").split(",")
+        if " : " in pair
+    )
     assert set(leads.values()) == places
     asked = node.inside_text("busybox", "nslookup", "-type=a", "web.nebh.internal", addresses(SUBNETS, 1).v4)
-    assert {line.split()[-1] for line in asked.splitlines() if line.startswith("Address") and ":53" not in line} == set(leads)
+    assert {line.split()[-1] for line in asked.splitlines() if line.startswith("Address") and ":53" not in line} == set(
+        leads
+    )
     assert sorted(names_below(node.layout.run / "crun")) == names
     assert sorted(names_below(node.layout.bundles)) == names
     assert conmons(node) == names
@@ -232,7 +240,10 @@ def table() -> Iterator[None]:
     yield
     folder = Path(__file__).parents[2] / "build"
     if TABLE and folder.is_dir():
-        head = ["fault point | journalled state | decision | served while down | serves now", "--- | --- | --- | --- | ---"]
+        head = [
+            "fault point | journalled state | decision | served while down | serves now",
+            "--- | --- | --- | --- | ---",
+        ]
         (folder / "fault-points.md").write_text("\n".join([*head, *TABLE, ""]))
 
 
@@ -264,10 +275,18 @@ def die_and_recover(node: Node, point: str, *, power: bool) -> None:
         switched = state_at(point) in ("CHECKING", "HEALTHY", "") or point in SWITCHED
         assert meanwhile == f"v{new if switched else old}", f"while the executor was dead: {meanwhile}"
     decided = found[0][1] if found else "nothing is open"
-    TABLE.append(f"{point}{' + power cut' if power else ''} | {state or 'ended'} | {decided} | {meanwhile} | {node.page()}")
+    TABLE.append(
+        f"{point}{' + power cut' if power else ''} | {state or 'ended'} | {decided} | {meanwhile} | {node.page()}"
+    )
 
 
-SWITCHED = ("cutover.switch.after", "cutover.endpoints.before", "cutover.endpoints.after", "state.checking.before", "state.cutting_over.before")
+SWITCHED = (
+    "cutover.switch.after",
+    "cutover.endpoints.before",
+    "cutover.endpoints.after",
+    "state.checking.before",
+    "state.cutting_over.before",
+)
 QUICK = fault_points()
 POWER = (
     "state.preparing.after",

@@ -159,15 +159,32 @@ class Executor:
         with self._opening:
             if self._opened or not self._has_record():
                 return
+            self._retire_orphans()
+            self.plane.resting |= self._not_running()
             self.plane.ensure()
             self._opened = True
         rows = self.context.work.instances()
         self._forget_strangers(rows)
         self.supervisor.start()
+        self.supervisor.watch_ingress()
         self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
         down = self._adopt(rows)
         threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
         self.engine.recover()
+
+    def _retire_orphans(self) -> None:
+        """New instances whose transaction has ended were left by a crash: they leave."""
+        open_now = {row.id for row in self.context.work.open_transactions()}
+        rows = self.context.work.instances()
+        self.context.work.set_roles(
+            {one.id: Role.LEAVING for one in rows if one.role is Role.NEW and one.txn not in open_now}
+        )
+
+    def _not_running(self) -> set[str]:
+        """Return the serving instances that get no request until they are started and ready again."""
+        observe = self.context.drivers.containers.observe
+        rows = [one for one in self.context.work.instances() if one.role is Role.SERVING]
+        return {one.id for one in rows if observe(one.id).status is not Status.RUNNING}
 
     def _has_record(self) -> bool:
         try:
@@ -234,4 +251,5 @@ class Executor:
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()
-        self.context.database.close()
+        if not self.engine.busy() and not self.sweeper.busy():
+            self.context.database.close()  # else whoever still writes may: this process ends in a moment

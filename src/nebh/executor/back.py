@@ -23,20 +23,27 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     _revive(run, row, old)
     policy = context.effective(row.service)
     roles = local.roles_after_rollback(new, old)
-    rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
     changes = dataplane.slot_changes(
         policy=policy, ready=old, drain=new, then=SlotState.DRAIN if old else SlotState.MAINT
     )
-    with hot_effect("back.switch"):
-        run.dataplane.switch(changes)
-    with hot_effect("back.endpoints"):
-        run.dataplane.swap_endpoints(rules)
-    if row.kind == "deploy" and not row.reason.startswith(CRASHED):
-        context.accepted.mark_failed(row.service, row.epoch, row.to_counter, why=row.reason)
-    row = run.move(row, State.ROLLED_BACK, roles=roles, also=lambda: context.accepted.fall_back(row.service))
-    settle(run, row, prefix="back", routes_before=policy.net)
+    with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
+        rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
+        with hot_effect("back.switch"):
+            run.dataplane.switch(changes)
+        with hot_effect("back.endpoints"):
+            run.dataplane.swap_endpoints(rules)
+        ended = run.move(row, State.ROLLED_BACK, roles=roles, also=lambda: _note(run, row))
+    settle(run, ended, prefix="back", routes_before=policy.net)
     run.sweeper.sweep(tuple(one.id for one in new))
-    return row
+    return ended
+
+
+def _note(run: Run, row: TransactionRow) -> None:
+    """The release is marked, unless it was not at fault, and its policy does not take effect."""
+    accepted = run.context.accepted
+    if row.kind == "deploy" and not row.reason.startswith(CRASHED):
+        accepted.mark_failed(row.service, row.epoch, row.to_counter, why=row.reason)
+    accepted.fall_back(row.service)
 
 
 def _revive(run: Run, row: TransactionRow, old: Rows) -> None:

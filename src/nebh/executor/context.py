@@ -61,11 +61,23 @@ class Context:
     news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
     store_lock: threading.RLock = field(default_factory=threading.RLock)
+    _places: dict[str, threading.RLock] = field(default_factory=dict)
+    _places_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.accepted = Accepted(self.database)
         self.work = Work(self.database)
         self.outbox = Outbox(self.database)
+
+    def place(self, name: str) -> threading.RLock:
+        """Return the lock of one instance's place: it is made anew or taken away, never both at once."""
+        with self._places_lock:
+            return self._places.setdefault(name, threading.RLock())
+
+    def forget_place(self, name: str) -> None:
+        """The instance is gone for good."""
+        with self._places_lock:
+            self._places.pop(name, None)
 
     def subnets(self) -> tuple[str, ...]:
         """Return this node's (IPv4, IPv6) subnets from its signed record. Raises Broken before enrolment."""
@@ -137,7 +149,7 @@ class Context:
             )
 
         self.outbox.add_event(make)
-        self.wake()
+        self.database.then(self.wake)
 
     def running(self) -> tuple[Running, ...]:
         """Return what runs here, as receipts and status say it."""
@@ -197,7 +209,7 @@ class Context:
             )
 
         self.outbox.add_receipt(make, nonce=nonce)
-        self.wake()
+        self.database.then(self.wake)
 
     def receipt_for(self, row: TransactionRow, outcome: Outcome) -> None:
         """Sign and journal what became of a transaction."""

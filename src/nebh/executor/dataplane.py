@@ -116,6 +116,11 @@ class Dataplane:
         """Take a serving instance out of traffic while it restarts, or put it back. Without routes: nothing to do."""
         with self.lock:
             (self.resting.add if resting else self.resting.discard)(one.id)
+            now = self._context.work.instance(one.id)
+            if now is None or now.role is Role.LEAVING:
+                self.resting.discard(one.id)
+                return
+            one = now  # its role may have changed since the caller looked
             policy = self._context.accepted.effective(one.service)
             if policy is None:
                 return
@@ -124,6 +129,11 @@ class Dataplane:
             elif one.role is Role.SERVING:
                 self.switch(dataplane.slot_changes(policy=policy, ready=(one,), drain=()))
             self.record_ingress()
+
+    def ensure_ingress(self) -> None:
+        """Have the proxy running as the journal says."""
+        with self.lock:
+            self._drivers.ingress.ensure(self.plan())
 
     def ensure(self) -> None:
         """After a start: everything shared is there and shows what the journal says."""

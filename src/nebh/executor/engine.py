@@ -19,7 +19,7 @@ from nebh.executor.verdict import checking, healthy
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.transaction import ENDED, State
-from nebh.model.work import TransactionRow
+from nebh.model.work import ServiceRow, TransactionRow, Wanted
 from nebh.planning.local import Recovery, recover
 
 STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
@@ -32,6 +32,7 @@ STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
     State.ROLLING_BACK: rolling_back,
 }
 MOST_ATTEMPTS = 3
+KEPT_TRANSACTIONS = 200
 
 
 class Engine:
@@ -102,17 +103,28 @@ class Engine:
             while current is not None and current.state not in ENDED:
                 if self._context.stopping.is_set():
                     return
-                current = self._step(run, current)
+                current = self._step(run, current) or self._told_meanwhile(row.id)
         finally:
             with self._lock:
                 self._threads.pop(row.id, None)
         if current is not None:
             self._ended(current)
 
+    def _told_meanwhile(self, number: int) -> TransactionRow | None:
+        """A transaction that only prepares may be told to run while its thread is ending: then it goes on here."""
+        with self._lock:
+            now = self._context.work.transaction(number)
+            if now.state is State.PREPARED and now.phase == "run" and not self._context.stopping.is_set():
+                return now
+            self._threads.pop(number, None)
+        return None
+
     def _step(self, run: Run, row: TransactionRow) -> TransactionRow | None:
         try:
             return STEPS[row.state](run, row)
         except Exception as error:
+            if self._context.stopping.is_set():
+                return None  # what failed may have been the end of this program; the next one goes on
             if not isinstance(error, (NebhError, OSError)):
                 logging.getLogger(__name__).exception("a step of transaction %s failed", row.id)
             return self._failed(run, self._context.work.transaction(row.id), error)
@@ -137,10 +149,10 @@ class Engine:
         self._cancelled.pop(row.id, None)
         self._resumed.discard(row.id)
         if not self.busy_with_others(row):
+            self._context.work.prune(keep=KEPT_TRANSACTIONS)
             self._context.database.checkpoint()
         self.on_end(row)
-        if row.state is State.ROLLED_BACK and row.reason.startswith(CRASHED):
-            self._again(row)
+        self._again(row)
 
     def busy_with_others(self, row: TransactionRow) -> bool:
         """Tell whether another transaction is under way."""
@@ -149,7 +161,9 @@ class Engine:
 
     def _again(self, row: TransactionRow) -> None:
         """The release was not at fault: begin anew, unless something newer came or it happens every time."""
-        if row.attempt >= MOST_ATTEMPTS or self._context.work.open_transaction(row.service) is not None:
+        if row.state is not State.ROLLED_BACK or not row.reason.startswith(CRASHED) or row.attempt >= MOST_ATTEMPTS:
+            return
+        if self._context.work.open_transaction(row.service) is not None:
             return
         now = self._context.clock.now_ms()
         service = self._context.work.service(row.service)
@@ -190,3 +204,13 @@ class Engine:
                 facts={"transaction": str(row.id), "state": found.state.value, "decision": decision.value},
             )
             self.submit(row, recovered=True)
+        for service in self._context.work.services():
+            if self._context.work.open_transaction(service.service) is None:
+                self._finish(service)
+
+    def _finish(self, service: ServiceRow) -> None:
+        """What follows the end of a transaction may have been cut short too."""
+        for row in self._context.work.history(service.service, limit=1):
+            self._again(row)
+        if service.wanted is Wanted.REMOVED and self._context.accepted.policy(service.service) is not None:
+            self._sweeper.forget_later(service.service)

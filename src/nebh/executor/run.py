@@ -62,7 +62,9 @@ class Run:
     ) -> TransactionRow:
         """Journal a transition (with `via`, two in one commit) together with new roles and `also`, then say so."""
         context = self.context
-        faults.point(f"state.{state.value.lower()}.before")
+        entered = (state,) if via is None else (via, state)
+        for one in entered:
+            faults.point(f"state.{one.value.lower()}.before")
         with context.database.atomically():
             now = context.clock.now_ms()
             if roles:
@@ -72,8 +74,10 @@ class Run:
             if via is not None:
                 row = context.work.move(row, via, now=now)
             row = context.work.move(row, state, now=now, reason=reason, rule=rule, cutover=cutover)
-        faults.point(f"state.{state.value.lower()}.after")
-        self.say(row)
+            # in the same commit: whoever waits for a receipt must not wait for one that a crash swallowed
+            self.say(row)
+        for one in entered:
+            faults.point(f"state.{one.value.lower()}.after")
         return row
 
     def say(self, row: TransactionRow) -> None:

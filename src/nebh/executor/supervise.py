@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
@@ -23,6 +24,7 @@ STEADY = 5.0
 BACKOFF_FIRST = 1.0
 BACKOFF_MOST = 60.0
 CALM = 600.0
+INGRESS = "the proxy"
 
 
 class Supervisor:
@@ -36,8 +38,8 @@ class Supervisor:
         self._lock = threading.Lock()
         self._watched: set[str] = set()
         self._reviving: set[str] = set()
-        self._places: dict[str, threading.Lock] = {}
         self._quick: dict[str, tuple[int, float]] = {}
+        self._ended_for: dict[str, str] = {}
         self._threads = [
             threading.Thread(target=self._watch_exits, name="exits", daemon=True),
             threading.Thread(target=self._probe, name="probes", daemon=True),
@@ -70,8 +72,41 @@ class Supervisor:
         for name in self._waiter.names():
             with self._lock:
                 self._watched.discard(name)
-            with contextlib.suppress(NebhError):
-                self._ended(name)
+            try:
+                if name == INGRESS:
+                    self._ingress_ended()
+                else:
+                    self._ended(name)
+            except (NebhError, OSError) as error:
+                self._say_trouble(name, error)
+
+    def _say_trouble(self, name: str, error: Exception) -> None:
+        if not self._context.stopping.is_set():
+            self._context.event("supervisor.trouble", f"cannot look after {name}: {error}", severity=Severity.ALARM)
+
+    def watch_ingress(self) -> None:
+        """Notice when the proxy ends; start it when it has."""
+        with self._lock:
+            if INGRESS in self._watched:
+                return
+            self._watched.add(INGRESS)
+        descriptor = self._context.drivers.ingress.watch()
+        if descriptor >= 0:
+            self._waiter.add(descriptor, INGRESS)
+        else:
+            self._waiter.say(INGRESS)
+
+    def _ingress_ended(self) -> None:
+        if self._context.stopping.is_set():
+            return
+        self._context.event(
+            "ingress.ended",
+            "the proxy ended and is started again",
+            severity=Severity.ALARM,
+            hint="its own log tells more: `journalctl`, or ingress/haproxy.log in the state folder",
+        )
+        self._plane.ensure_ingress()  # when it cannot be started, the steady look tries again
+        self.watch_ingress()
 
     def _ended(self, name: str) -> None:
         row = self._context.work.instance(name)
@@ -84,7 +119,7 @@ class Supervisor:
         if self._yielded(row):
             return
         self._say_ended(row, observed)
-        self._context.work.note_exit(name, exit_text(observed))
+        self._context.work.note_exit(name, self._ended_for.pop(name, "") or exit_text(observed))
         if row.role in (Role.SERVING, Role.OLD):
             self._revive_later(row, self._delay(name))
 
@@ -127,38 +162,45 @@ class Supervisor:
         threading.Thread(target=self._revive, args=(row, delay), name=f"revive {row.id}", daemon=True).start()
 
     def _revive(self, row: InstanceRow, delay: float) -> None:
+        """Until it is made, or leaves, or the executor stops."""
         try:
-            self._plane.rest(row, resting=True)
-            if self._context.stopping.wait(delay):
-                return
-            now = self._context.work.instance(row.id)
-            if now is not None and now.role is not Role.LEAVING:
-                self.revive(now)
-        except (NebhError, OSError) as error:
-            self._context.event(
-                "instance.restart-failed",
-                f"cannot restart {row.id}: {error}",
-                severity=Severity.ALARM,
-                service=row.service,
-                hint=f"`nebh why {row.service}` shows what happened before",
-            )
-            with self._lock:
-                self._reviving.discard(row.id)
-            now = self._context.work.instance(row.id)
-            if now is not None and now.role is not Role.LEAVING:
-                self._revive_later(now, max(1.0, self._delay(row.id)))
+            self._try(row, lambda: self._plane.rest(row, resting=True))
+            while not self._context.stopping.wait(delay):
+                now = self._context.work.instance(row.id)
+                if now is None or now.role is Role.LEAVING or self._try(now, lambda: self.revive(row)):
+                    return
+                delay = max(1.0, self._delay(row.id))
         finally:
             with self._lock:
                 self._reviving.discard(row.id)
 
+    def _try(self, row: InstanceRow, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except (NebhError, OSError) as error:
+            if not self._context.stopping.is_set():
+                self._context.event(
+                    "instance.restart-failed",
+                    f"cannot restart {row.id}: {error}",
+                    severity=Severity.ALARM,
+                    service=row.service,
+                    hint=f"`nebh why {row.service}` shows what happened before",
+                )
+            return False
+        return True
+
     def revive(self, row: InstanceRow) -> None:
         """Make and start an instance anew in its old place, wait until it is ready, give it its traffic back. One that
         runs already is left alone: two may have had the same thought."""
-        with self._lock:
-            place = self._places.setdefault(row.id, threading.Lock())
-        with place:
-            if self._context.drivers.containers.observe(row.id).status is not Status.RUNNING:
-                self._make_anew(row)
+        with self._context.place(row.id):
+            now = self._context.work.instance(row.id)
+            if now is None or now.role is Role.LEAVING:
+                return
+            observed = self._context.drivers.containers.observe(row.id)
+            if observed.status is not Status.RUNNING or not observed.conmon_alive:
+                self._make_anew(now)
+            elif row.id in self._plane.resting:
+                self._give_traffic(now)
 
     def revive_later(self, row: InstanceRow) -> None:
         """Try again with backoff."""
@@ -173,13 +215,16 @@ class Supervisor:
         self._plane.apply_network()
         with effect(context, row.txn, "revive.start"):
             context.drivers.containers.start(row.id)
-        result = wait_ready(context, row, cancelled=lambda: self._gone(row.id))
-        now = context.work.instance(row.id)
+        self._give_traffic(row)
+
+    def _give_traffic(self, row: InstanceRow) -> None:
+        """Once it is ready."""
+        result = wait_ready(self._context, row, cancelled=lambda: self._gone(row.id))
         self.watch(row.id)
-        if now is not None and now.role is not Role.LEAVING:
-            self._plane.rest(now, resting=not result.ok)
+        if not self._gone(row.id):
+            self._plane.rest(row, resting=not result.ok)
             if result.ok:
-                context.event("instance.ready", f"{row.id} is ready", service=row.service)
+                self._context.event("instance.ready", f"{row.id} is ready", service=row.service)
 
     def _gone(self, name: str) -> str:
         row = self._context.work.instance(name)
@@ -211,6 +256,7 @@ class Supervisor:
                     hint="something on this node flushes all tables: give it a table of its own",
                 )
             self._context.drivers.dns.ensure(self._context.subnets())
+            self.watch_ingress()
         except (NebhError, OSError) as error:
             self._context.event("network.broken", f"cannot repair the network: {error}", severity=Severity.ALARM)
 
@@ -246,9 +292,8 @@ class Supervisor:
             facts={"instance": row.id},
         )
         if name == "liveness":
-            self._context.work.note_exit(row.id, f"liveness failed: {detail}")
-            self._context.drivers.containers.signal(row.id, "KILL")
-            self._revive_later(row, self._delay(row.id))
+            self._ended_for[row.id] = f"liveness failed: {detail}"
+            self._context.drivers.containers.signal(row.id, "KILL")  # its end is noticed like any other
         elif not resting:
             self._plane.rest(row, resting=True)
 

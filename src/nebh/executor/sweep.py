@@ -51,9 +51,35 @@ class Sweeper:
     def wait(self, names: tuple[str, ...]) -> None:
         """Wait until these instances are gone."""
         for name in names:
-            thread = self._sweeping.get(name)
+            with self._lock:
+                thread = self._sweeping.get(name)
             if thread is not None:
                 thread.join()
+
+    def forget(self, service: str) -> None:
+        """Once the last instance of a removed service is gone: leave its release history (the floor, if it comes back)
+        and nothing else. May be repeated."""
+        context = self._context
+        self.wait(tuple(one.id for one in context.work.instances(service)))
+        for name in context.work.former(service):
+            context.drivers.containers.delete_logs(name)
+            context.work.forget_former(name)
+        with context.database.atomically():
+            context.work.forget_service(service)
+            context.accepted.forget_policy(service)
+        self.tidy()
+
+    def forget_later(self, service: str) -> None:
+        """Finish a removal that an earlier executor began."""
+        threading.Thread(target=self._forget_later, args=(service,), name=f"forget {service}", daemon=True).start()
+
+    def _forget_later(self, service: str) -> None:
+        try:
+            self.forget(service)
+        except (NebhError, OSError) as error:
+            self._context.event(
+                "sweep.failed", f"cannot finish removing {service}: {error}", severity=Severity.WARNING, service=service
+            )
 
     def busy(self) -> tuple[str, ...]:
         """Return the instances being taken away."""
@@ -87,14 +113,16 @@ class Sweeper:
             self._drain((row,))
         with effect(context, row.txn, "sweep.retire"):
             self._retire(row)
-        if context.drivers.containers.observe(row.id).status is Status.RUNNING and grace:
-            with effect(context, row.txn, "sweep.stop"):
-                self._ask_to_end(row, grace=grace)
-        with effect(context, row.txn, "sweep.delete"):
-            context.drivers.containers.delete(row.id)
-        with effect(context, row.txn, "sweep.detach"):
-            context.drivers.networks.detach(link_plan(context.subnets(), row.address).name)
-        context.work.remove_instance(row.id, now=context.clock.now_ms())
+        with context.place(row.id):  # a restart that has begun sees that it leaves, and ends first
+            if context.drivers.containers.observe(row.id).status is Status.RUNNING and grace:
+                with effect(context, row.txn, "sweep.stop"):
+                    self._ask_to_end(row, grace=grace)
+            with effect(context, row.txn, "sweep.delete"):
+                context.drivers.containers.delete(row.id)
+            with effect(context, row.txn, "sweep.detach"):
+                context.drivers.networks.detach(link_plan(context.subnets(), row.address).name)
+            context.work.remove_instance(row.id, now=context.clock.now_ms())
+        context.forget_place(row.id)
         self._drop_old_logs(row.service)
 
     def _drop_old_logs(self, service: str) -> None:

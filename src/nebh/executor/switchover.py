@@ -8,6 +8,7 @@ from functools import partial
 from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
 from nebh.executor.health import wait_ready
+from nebh.executor.prepare import discard
 from nebh.executor.run import Run
 from nebh.model.network import SlotState
 from nebh.model.policy import NetPolicy
@@ -20,6 +21,9 @@ Rows = tuple[InstanceRow, ...]
 
 def prepared(run: Run, row: TransactionRow) -> TransactionRow | None:
     """PREPARED: go on when the controller said `run`; otherwise wait for it (None)."""
+    if run.cancelled():
+        discard(run, row)
+        return run.move(row, State.DROPPED, reason=run.cancelled())
     return None if row.phase == "prepare" else run.move(row, State.STARTING)
 
 
@@ -60,26 +64,20 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Transact
     policy = context.effective(row.service)
     roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
     changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
-    rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
     take_effect = partial(context.accepted.take_effect, row.service) if context.brings_policy(row) else None
-    gc.disable()
-    try:
-        with hot_effect("cutover.switch"):
-            run.dataplane.switch(changes)
-        with hot_effect("cutover.endpoints"):
-            run.dataplane.swap_endpoints(rules)
-        row = run.move(
-            row,
-            State.CHECKING,
-            roles=roles,
-            via=State.CUTTING_OVER,
-            cutover=True,
-            also=take_effect,
-        )
-    finally:
-        gc.enable()
-    settle(run, row, prefix="cutover", routes_before=policy.net)
-    return row
+    with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
+        rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
+        gc.disable()
+        try:
+            with hot_effect("cutover.switch"):
+                run.dataplane.switch(changes)
+            with hot_effect("cutover.endpoints"):
+                run.dataplane.swap_endpoints(rules)
+            moved = run.move(row, State.CHECKING, roles=roles, via=State.CUTTING_OVER, cutover=True, also=take_effect)
+        finally:
+            gc.enable()
+    settle(run, moved, prefix="cutover", routes_before=policy.net)
+    return moved
 
 
 def settle(run: Run, row: TransactionRow, *, prefix: str, routes_before: NetPolicy) -> None:

@@ -60,27 +60,17 @@ def healthy(run: Run, row: TransactionRow) -> TransactionRow:
     context = run.context
     _, old = run.sides(row)
     wanted = {"stop": Wanted.STOPPED, "remove": Wanted.REMOVED}.get(row.kind, Wanted.RUNNING)
-    with context.database.atomically():
-        known = context.work.service(row.service)
-        counter = row.to_counter if wanted is Wanted.RUNNING else (known.counter if known else 0)
+    known = context.work.service(row.service)
+    counter = row.to_counter if wanted is Wanted.RUNNING else (known.counter if known else 0)
+
+    def settle() -> None:
         context.work.set_service(row.service, epoch=row.epoch, counter=counter, replicas=row.replicas, wanted=wanted)
         if wanted is Wanted.RUNNING:
             context.accepted.mark_committed(row.service, row.epoch, counter, now=context.clock.now_ms())
         context.accepted.settle_policy(row.service)
-        row = run.move(row, State.COMMITTED, roles={one.id: Role.LEAVING for one in old})
+
+    ended = run.move(row, State.COMMITTED, roles={one.id: Role.LEAVING for one in old}, also=settle)
     run.sweeper.sweep(tuple(one.id for one in old))
     if wanted is Wanted.REMOVED:
-        run.sweeper.wait(tuple(one.id for one in old))
-        _forget(run, row.service)
-    return row
-
-
-def _forget(run: Run, service: str) -> None:
-    """A removed service leaves its release history (the floor, if it comes back) and nothing else."""
-    context = run.context
-    for name in context.work.former(service):
-        context.drivers.containers.delete_logs(name)
-        context.work.forget_former(name)
-    context.work.forget_service(service)
-    context.accepted.forget_policy(service)
-    run.sweeper.tidy()
+        run.sweeper.forget(row.service)
+    return ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._depth = 0
+        self._then: list[Callable[[], None]] = []
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=1000"):
@@ -58,8 +59,20 @@ class Database:
                     self._connection.execute("ROLLBACK")
                     raise
                 self._commit()
+                then = self._then
             finally:
-                self._depth = 0
+                self._depth, self._then = 0, []
+        for call in then:
+            call()
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Run `call` once what is being written is durable and the lock is free: whoever it wakes reads the journal.
+        At once when nothing is being written; never when the commit fails."""
+        with self._lock:
+            if self._depth:
+                self._then.append(call)
+                return
+        call()
 
     def _begin(self) -> None:
         try:
@@ -88,7 +101,10 @@ class Database:
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows of a query."""
         with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise Failed(f"cannot read the journal: {error}", hint="is the disk broken?") from error
 
     def checkpoint(self) -> None:
         """Fold the WAL into the file; called when nothing switches."""

@@ -11,6 +11,7 @@ from nebh.model.network import FIRST_ENDPOINT, FIRST_INSTANCE, LAST_INSTANCE
 from nebh.model.transaction import ENDED, State, is_legal
 from nebh.model.work import InstanceRow, Role, ServiceRow, TransactionRow, Wanted
 
+KEPT_EFFECTS = 5_000
 _TRANSACTION = (
     "id, service, kind, state, epoch, from_counter, to_counter, replicas, nonce, phase, cutover, attempt, created_at,"
     " changed_at, reason, rule, phases"
@@ -142,11 +143,25 @@ class Work:
         """Let a later command take over a prepared transaction."""
         self.database.write("UPDATE transactions SET nonce = ?, phase = ? WHERE id = ?", nonce, phase, number)
 
+    def prune(self, *, keep: int) -> None:
+        """Forget ended transactions but the newest `keep` of each service."""
+        self.database.write(
+            f"DELETE FROM transactions WHERE NOT ({_OPEN}) AND id IN (SELECT id FROM (SELECT id, ROW_NUMBER() OVER"
+            " (PARTITION BY service ORDER BY id DESC) AS place FROM transactions) WHERE place > ?)",
+            keep,
+        )
+
     # effects
 
     def effect_begins(self, transaction: int, name: str, *, now: int) -> int:
         """Journal that an effect is about to happen."""
-        return self.database.write("INSERT INTO effects (txn, name, began) VALUES (?, ?, ?)", transaction, name, now)
+        with self.database.atomically():
+            number = self.database.write(
+                "INSERT INTO effects (txn, name, began) VALUES (?, ?, ?)", transaction, name, now
+            )
+            if number % 256 == 0:
+                self.database.write("DELETE FROM effects WHERE id <= ?", number - KEPT_EFFECTS)
+            return number
 
     def effect_ended(self, number: int, *, now: int) -> None:
         """Journal that an effect has happened."""

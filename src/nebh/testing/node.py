@@ -377,4 +377,3 @@ class Node(Cloud):
         """Take everything away."""
         super().destroy()
         shutil.rmtree(self.folder, ignore_errors=True)
-

@@ -37,6 +37,11 @@ class IngressDriver(Protocol):
         """Return the TCP ports the proxy listens on."""
         ...
 
+    def watch(self) -> int:
+        """Return a file descriptor that becomes readable when the proxy ends, -1 when it does not run. The caller
+        closes it."""
+        ...
+
     def stop(self) -> None:
         """End the proxy."""
         ...

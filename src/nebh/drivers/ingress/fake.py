@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from nebh.drivers.ingress.config import check_routes, ports_of, with_live_states
@@ -19,6 +20,7 @@ class FakeIngress:
         self.recorded: IngressPlan | None = None
         self.switches: list[tuple[SlotChange, ...]] = []
         self.running = False
+        self._bells: list[int] = []
 
     def ensure(self, plan: IngressPlan) -> None:
         """Take the plan as it is."""
@@ -59,9 +61,25 @@ class FakeIngress:
         """Return the ports of the plan."""
         return ports_of(self.recorded) if self.recorded and self.running else ()
 
+    def watch(self) -> int:
+        """Return a descriptor that `kill` and `stop` make readable."""
+        if not self.running:
+            return -1
+        bell = os.eventfd(0)
+        self._bells.append(os.dup(bell))
+        return bell
+
+    def kill(self) -> None:
+        """End it as somebody else might."""
+        self.running = False
+        while self._bells:
+            bell = self._bells.pop()
+            os.eventfd_write(bell, 1)
+            os.close(bell)
+
     def stop(self) -> None:
         """Forget that it runs."""
-        self.running = False
+        self.kill()
 
     def _must_run(self) -> None:
         if not self.running:

@@ -160,6 +160,11 @@ class HaproxyIngress:
         """Return the TCP ports the proxy listens on."""
         return ports_of(self._plan) if self._plan else ()
 
+    def watch(self) -> int:
+        """Return a pidfd of the master (it ends when its worker does); see IngressDriver."""
+        with self._lock:
+            return -1 if self._process is None else processes.open_pidfd(self._process)
+
     def stop(self) -> None:
         """End the proxy; open connections break."""
         with self._lock, _answering():
