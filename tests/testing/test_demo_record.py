@@ -55,12 +55,9 @@ def test_the_clients_must_be_as_promised() -> None:
 
 
 def test_an_act_is_ok_only_at_its_end_and_without_problems() -> None:
-    act = Act(name="update")
-    assert not act.ok
-    act.ended = True
-    assert act.ok
-    act.problems.append("something was not proven")
-    assert not act.ok
+    assert not Act(name="update").ok
+    assert Act(name="update", ended=True).ok
+    assert not Act(name="update", ended=True, problems=["something was not proven"]).ok
 
 
 def test_both_files_say_what_was_measured(tmp_path: Path) -> None:

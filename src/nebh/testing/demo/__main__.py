@@ -17,6 +17,7 @@ from nebh.model.errors import NebhError
 from nebh.testing.cloud import Cloud
 from nebh.testing.demo.attack import hostile_controller
 from nebh.testing.demo.keeping import keep, remove_kept
+from nebh.testing.demo.machine import Watch
 from nebh.testing.demo.needs import problems_of
 from nebh.testing.demo.power import power_cut
 from nebh.testing.demo.record import Act, write_record
@@ -88,7 +89,9 @@ def _play(story: Story, build: Path, *, specs: Path, only: int) -> int:
         for number, (name, title, play) in enumerate(ACTS[:only], start=1):
             story.act(number, len(ACTS), title)
             acts.append(Act(name=name))
-            if not _play_act(stage, acts[-1], play):
+            goes_on = _play_act(stage, acts[-1], play)
+            write_record(build, acts)
+            if not goes_on:
                 break
         kept = os.environ.get("DEMO_KEEP", "") not in ("", "0")
         if kept:
@@ -112,15 +115,22 @@ def _play_act(stage: Stage, act: Act, play: Callable[[Stage], None]) -> bool:
     """Play an act; tell whether the next may begin."""
     stage.act = act
     begin = time.monotonic()
+    watch = Watch()
     try:
-        play(stage)
+        with watch:
+            play(stage)
         stage.judge()
     except (NebhError, TimeoutError) as error:
         stage.expect(False, str(error))
     finally:
-        act.facts["act_seconds"] = round(time.monotonic() - begin, 3)
+        act.facts |= {"act_seconds": round(time.monotonic() - begin, 3), "machine": watch.facts()}
         logs = stage.keep_logs()
     if not act.ok:
+        machine = act.facts["machine"]
+        stage.story.say(
+            f"  the machine: nothing ran for up to {machine['longest_standstill_ms']} ms, others took "
+            f"{machine['stolen_percent']} % of the processors"
+        )
         stage.story.say(f"  act {act.name} is not ok; the cloud's logs are in {logs}")
     return act.ended
 
