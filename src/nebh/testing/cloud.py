@@ -205,10 +205,14 @@ class Cloud:
             self._up.wait(10)
             self._up = None
 
+    def _cgroups(self) -> tuple[Path, ...]:
+        """Return our folders: one in version 2 of control groups, one per controller in version 1."""
+        return (*CGROUPS.glob(self.name), *CGROUPS.glob(f"*/{self.name}"))
+
     def _everything(self) -> Iterator[int]:
         """Yield every process of this cloud: by control group, and by the folder on its command line."""
         seen: set[int] = set()
-        for path in CGROUPS.glob(f"*/{self.name}/**/cgroup.procs"):
+        for path in (path for top in self._cgroups() for path in top.rglob("cgroup.procs")):
             with contextlib.suppress(OSError):
                 seen |= {int(word) for word in path.read_text().split()}
         needle = str(self.folder).encode() + b"/"
@@ -235,7 +239,7 @@ class Cloud:
         self._make_namespace()
 
     def _remove_cgroups(self) -> None:
-        for top in CGROUPS.glob(f"*/{self.name}"):
+        for top in self._cgroups():
             for path in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
                 with contextlib.suppress(OSError):
                     path.rmdir()

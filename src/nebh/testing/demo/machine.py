@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 NAP = 0.02
 
@@ -20,7 +20,7 @@ class Watch:
         self._before = _ticks()
         self._stolen = 0.0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._before = _ticks()
         self._thread.start()
         return self
