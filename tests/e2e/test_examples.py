@@ -39,7 +39,7 @@ def scratch(cloud, disk_folder, shorten):
     make_certificate(tls, "secure.example.org")
     for source in sorted(EXAMPLES.glob("[0-9]*.yaml")):
         text = shorten(source.read_text())
-        name = re.search(r"^name: (\S+)", text, re.M)[1]
+        name = re.search(r"^name: (\S+)", text, re.MULTILINE)[1]
         image = re.search(r"\{dir: \./images/(\S+)\}", text)[1]
         build_image(disk_folder / "images" / image, name, *PROGRAMS.get(name, ()), shell=name == "mailer")
         (disk_folder / source.name).write_text(text.replace("/etc/nebh/tls/", f"{tls}/"))
@@ -92,7 +92,7 @@ def deployed(cloud, scratch):
         document = cloud.nebh_json("deploy", path)
         assert [one["outcome"] for one in document["receipts"]] == ["committed"], document
         plan = cloud.nebh_json("plan", path)
-        assert plan["changes"] == [] and plan["policy"] == [], plan
+        assert (plan["changes"], plan["policy"]) == ([], []), plan
         assert plan["image"].startswith("the same files"), plan
         done.add(example)
 
@@ -171,7 +171,7 @@ def test_08_replicas_share_the_traffic_and_long_connections_are_ended_by_the_dra
     assert len({one["slot"] for one in cloud.serving("chat")}) == 2
     hosts = {re.search(r'"host": "([^"]+)"', cloud.get("/", host="chat.example.org")[1])[1] for _ in range(12)}
     assert hosts == {"chat-0", "chat-1"}
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     with dial(cloud.http_port, timeout=60) as socket, dial(cloud.http_port, timeout=60) as events:
         socket.sendall(f"GET /ws HTTP/1.1\r\nHost: chat.example.org\r\n{upgrade}\r\n".encode())
         events.sendall(b"GET /events HTTP/1.1\r\nHost: chat.example.org\r\n\r\n")

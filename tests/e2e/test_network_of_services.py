@@ -29,8 +29,7 @@ def neighbours(cloud):
     )
     for line in lines:
         run(Command(argv=cloud.inside(*line.split())))
-    before = run(Command(argv=cloud.inside("nft", "list", "table", "inet", "other"))).text
-    return before
+    return run(Command(argv=cloud.inside("nft", "list", "table", "inet", "other"))).text
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,9 @@ def test_abort_during_the_bake_goes_back(cloud, services, background, load, even
     assert told["failed"] == 0, told
 
 
-@pytest.mark.parametrize(("word", "outcome", "version"), [("abort", "rolled-back", "v1"), ("resume", "committed", "v2")])
+@pytest.mark.parametrize(
+    ("word", "outcome", "version"), [("abort", "rolled-back", "v1"), ("resume", "committed", "v2")]
+)
 def test_a_held_release_waits_for_a_word(cloud, services, background, eventually, word, outcome, version):
     services.deploy("held")
     check = ", on_failure: hold, checks: [{name: never, http: {path: /, contains: nowhere}, interval: 1s, failures: 1}]"

@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 import time
+from _sha1 import sha1  # type: ignore[import-not-found]
 from _sha256 import sha256  # type: ignore[import-not-found]
 from _thread import LockType
+from binascii import b2a_base64
 
 VERSION_FILE = "/usr/lib/example/version"
 WORK = {"unready": False, "dead": False, "busy": 0, "ending": False}
@@ -23,7 +25,7 @@ HELD: list[socket.socket] = []
 
 def version() -> str:
     """Return which build of the image this is."""
-    with open(VERSION_FILE, encoding="utf-8") as file:
+    with open(VERSION_FILE, encoding="utf-8") as file:  # noqa: PTH123 - an image without pathlib
         return file.read().strip()
 
 
@@ -39,7 +41,7 @@ def words_of(argv: list[str]) -> dict[str, str]:
 
 def listen(port: int) -> socket.socket:
     """Return a socket that listens on every address."""
-    both = socket.AF_INET6 if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else socket.AF_INET
+    both = socket.AF_INET6 if socket.has_ipv6 and os.access("/proc/net/if_inet6", os.R_OK) else socket.AF_INET
     server = socket.socket(both)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if both == socket.AF_INET6:
@@ -162,13 +164,13 @@ def serve_http(connection: socket.socket, options: dict[str, str]) -> None:
     file = connection.makefile("rb")
     while first := file.readline():
         headers = {}
-        while (line := file.readline().decode("latin-1").strip()):
+        while line := file.readline().decode("latin-1").strip():
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
         path = first.split()[1].decode()
         body = file.read(int(headers.get("content-length", 0)))
         if headers.get("upgrade") or path.startswith("/events"):
-            stream(connection, file.readline, upgraded="upgrade" in headers)
+            stream(connection, file.readline, key=headers.get("sec-websocket-key", ""))
             return
         status, text = answer(path, body, options)
         data = text.encode() + b"\n"
@@ -180,10 +182,13 @@ def serve_http(connection: socket.socket, options: dict[str, str]) -> None:
             return
 
 
-def stream(connection: socket.socket, readline: object, *, upgraded: bool) -> None:
-    """A connection that stays: lines come back (upgraded), or an event every second until we end."""
-    if upgraded:
-        connection.sendall(b"HTTP/1.1 101 .\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+def stream(connection: socket.socket, readline: object, *, key: str) -> None:
+    """A connection that stays: lines come back (upgraded by a websocket's key), or an event comes every half second
+    until we end."""
+    if key:
+        accept = b2a_base64(sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest(), newline=False)
+        head = b"HTTP/1.1 101 .\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "
+        connection.sendall(head + accept + b"\r\n\r\n")
         while line := readline():  # type: ignore[operator]
             connection.sendall(version().encode() + b" " + line)
         return

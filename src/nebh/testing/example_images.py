@@ -3,11 +3,11 @@ imports, the shared libraries they need, and nothing else."""
 
 from __future__ import annotations
 
-import glob
-import os
+import atexit
 import py_compile
 import shutil
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +30,7 @@ _FILES = {
 # frozen modules do not always say where their file is
 _LIST = """
 import __future__, encodings.idna, encodings.latin_1, encodings.utf_8, importlib.util, os, pkgutil, runpy, signal, site, socket
-import _sha256, stringprep, sys, threading, time
+import _sha1, _sha256, binascii, stringprep, sys, threading, time
 root = os.path.dirname(os.__file__)
 print(root)
 for name, module in list(sys.modules.items()):
@@ -51,26 +51,27 @@ def _closure() -> tuple[str, tuple[str, ...]]:
 @cache
 def _libraries() -> tuple[str, ...]:
     """Return the shared libraries that interpreter and modules need, the loader among them."""
-    todo = [os.path.realpath(PYTHON), *(one for one in _closure()[1] if ".so" in one)]
+    todo = [str(Path(PYTHON).resolve()), *(one for one in _closure()[1] if ".so" in one)]
     found: set[str] = set()
     while todo:
         data = Path(todo.pop()).read_bytes()
         for name in needed_libraries(data) if is_elf(data) else ():
-            places = [one for start in ("/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/lib") for one in glob.glob(start)]
-            path = next((f"{one}/{name}" for one in places if Path(one, name).exists()), "")
+            places = [*sorted(Path("/usr/lib").glob("*-linux-gnu")), Path("/usr/lib64"), Path("/usr/lib")]
+            path = next((f"{one}/{name}" for one in places if (one / name).exists()), "")
             if path and path not in found:
                 found.add(path)
                 todo.append(path)
-    loaders = [one for one in (*glob.glob("/lib64/ld-linux*"), *glob.glob("/lib/ld-linux*")) if Path(one).exists()]
+    loaders = (str(one) for place in ("/lib64", "/lib") for one in Path(place).glob("ld-linux*") if one.exists())
     return tuple(sorted({*found, *loaders}))
 
 
 def _put(tree: Path, source: str, *, mode: int) -> None:
     """Copy a file of this machine to the same place in the tree, its folder's links resolved."""
-    folder = os.path.realpath(os.path.dirname(source))
+    parent = Path(source).parent
+    folder = parent.resolve()
     if "/ld-linux" in source:  # the loader's place is fixed by the ABI; /lib and /lib64 are links into usr
-        folder = f"/usr{os.path.dirname(source)}" if not source.startswith("/usr") else os.path.dirname(source)
-    target = tree / folder.lstrip("/") / os.path.basename(source)
+        folder = parent if parent.is_relative_to("/usr") else Path(f"/usr{parent}")
+    target = tree / folder.relative_to("/") / Path(source).name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         shutil.copyfile(source, target)
@@ -80,9 +81,6 @@ def _put(tree: Path, source: str, *, mode: int) -> None:
 @cache
 def _base() -> Path:
     """Return a tree with everything but the program, made once for this process."""
-    import atexit
-    import tempfile
-
     tree = Path(tempfile.mkdtemp(prefix="nt-base-", dir="/var/tmp"))
     atexit.register(shutil.rmtree, tree, ignore_errors=True)
     library, files = _closure()
@@ -93,7 +91,7 @@ def _base() -> Path:
     for source in (*files, *_libraries()):
         _put(tree, source, mode=0o755 if ".so" in source else 0o644)
     interpreter = tree / "usr/bin/python3"
-    shutil.copyfile(os.path.realpath(PYTHON), interpreter)
+    shutil.copyfile(PYTHON, interpreter)
     interpreter.chmod(0o755)
     (tree / library.lstrip("/") / "lib-dynload").mkdir(exist_ok=True)
     if library.endswith(f"python3.{sys.version_info.minor}"):

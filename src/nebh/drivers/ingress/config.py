@@ -2,7 +2,8 @@
 
 A Backend of the plan has a number for life. Its HTTP side is the backend `b<number>`, its TCP side (only when it has
 TCP routes) `t<number>`. Spare `b` backends and two maps let new services come and go without a reload: the map `routes`
-leads `<host><path>/` to a backend (the longest prefix wins), the map `secure` names the hosts that want HTTPS.
+leads `<host><path>/` to a backend (the longest prefix wins), the map `secure` says by the same
+keys whose requests are sent to HTTPS.
 """
 
 from __future__ import annotations
@@ -117,8 +118,15 @@ def routes_map(layout: Layout) -> dict[str, str]:
 
 
 def secure_map(layout: Layout) -> dict[str, str]:
-    """Return the hosts whose plain requests are sent to HTTPS."""
-    return {host or ANY_HOST: "1" for host in secure_hosts(layout.plan)}
+    """Return whose plain requests are sent to HTTPS, by key: those to hosts with a certificate ("1"), but for the
+    routes that are declared without one ("0"): an ACME client must be answered on plain HTTP."""
+    hosts = secure_hosts(layout.plan)
+    pairs = {f"{host or ANY_HOST}/": "1" for host in hosts}
+    for backend in layout.plan.backends:
+        for route in backend.routes:
+            if not route.tcp_port and route.host.lower() in hosts:
+                pairs[route_key(route)] = "1" if route.tls is not None else "0"
+    return dict(sorted(pairs.items()))
 
 
 def with_live_states(plan: IngressPlan, live: dict[tuple[str, int], Slot]) -> IngressPlan:
@@ -220,7 +228,7 @@ def _http_frontend(layout: Layout, places: Places) -> str:
         "frontend http\n"
         + _binds(layout.plan.http_port, layout)
         + _request_rules(places, scheme="http")
-        + f"    http-request redirect code 308 location {target} if {{ var(txn.secure) -m found }}\n"
+        + f"    http-request redirect code 308 location {target} if {{ var(txn.secure) -m str 1 }}\n"
         + _DISPATCH
     )
 
@@ -288,9 +296,9 @@ _REQUEST = """\
     http-request set-var(txn.path) path
     http-request set-var(txn.key) var(txn.host),concat(,txn.path,/)
     http-request set-var(txn.backend) var(txn.key),map_beg({places.routes})
-    http-request set-var(txn.secure) var(txn.host),map_str({places.secure})
-    http-request set-var(txn.secure) str({any}),map_str({places.secure}) if !{{ var(txn.backend) -m found }}
+    http-request set-var(txn.secure) var(txn.key),map_beg({places.secure})
     http-request set-var(txn.anykey) str({any}),concat(,txn.path,/)
+    http-request set-var(txn.secure) var(txn.anykey),map_beg({places.secure}) if !{{ var(txn.backend) -m found }}
     http-request set-var(txn.backend) var(txn.anykey),map_beg({places.routes}) if !{{ var(txn.backend) -m found }}
     http-request del-header Forwarded
     http-request del-header X-Forwarded- -m beg
