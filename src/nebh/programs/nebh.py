@@ -10,9 +10,11 @@ def main() -> None:
     try:
         from nebh.cli.main import main as run
 
-        sys.exit(run(sys.argv[1:]))
-    except KeyboardInterrupt:  # before a command had begun
-        sys.exit(130)
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it still loads, or between two steps: nothing was sent
+        sys.stderr.write("\ninterrupted\n")
+        status = 130
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from nebh.model.image import EntryType, ImageRef
 from nebh.model.release import Release
 from nebh.model.service import ImageSource, SourceKind
 from nebh.model.statement import Assignment, Order, Outcome, Phase, Receipt
-from nebh.signing import roles
+from nebh.signing import key_life, roles
 from nebh.signing.keys import load_key
 from nebh.signing.repository import Publication, State, read_state
 from nebh.signing.statements import Seed, StatementSigner, sign_statement, verify_statement
@@ -233,6 +233,10 @@ class Attacker:
         """Publish."""
         with contextlib.closing(self.client()) as client:
             client.publish(base=publication.base, metadata=publication.metadata, targets=publication.targets)
+
+    def renew(self) -> None:
+        """Sign every role anew, as `nebh trust renew` does: each number rises."""
+        self.send(key_life.renew(self.state(), key=self.operator, now=int(time.time())).publication)
 
     def next_release(self, state: State, *, service: str = "web", **fields: Any) -> Release:
         """Return the newest release again under the next number, with other `fields`."""
