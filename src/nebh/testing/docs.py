@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,12 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way to walk its tree
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
             seen: set[int] = set()
-            for child in action.choices.values():
+            texts = {one.dest: one.help or "" for one in action._choices_actions}  # noqa: SLF001 - as above
+            for name, child in action.choices.items():
                 if id(child) not in seen:
                     seen.add(id(child))
+                    text = texts.get(name, "")
+                    child.description = child.description or f"{text[:1].upper()}{text[1:]}."
                     yield from commands(child)
 
 
@@ -44,8 +48,8 @@ def render_command(parser: argparse.ArgumentParser) -> str:
         parts.append(f"{text}\n")
     if lines := list(_options(parser)):
         parts.append("\n".join(lines) + "\n")
-    if text := (parser.epilog or "").strip():
-        parts.append(f"{text}\n")
+    if text := (parser.epilog or "").strip().removeprefix("examples:"):
+        parts.append(f"```sh\n{textwrap.dedent(text.strip(chr(10)))}\n```\n")
     return "\n".join(parts)
 
 
@@ -61,11 +65,23 @@ def command_line() -> argparse.ArgumentParser:
     return build_parser()
 
 
-def main() -> None:
-    """Write docs/cli.md and docs/spec.md below the current folder."""
+def programs() -> tuple[argparse.ArgumentParser, ...]:
+    """Return the parsers of the programs that people run."""
+    from nebh.executor.admin import build_parser
+
+    return command_line(), build_parser()
+
+
+def render_pages() -> dict[str, str]:
+    """Return every generated page by its path in a checkout; docs/api.md is held by a test of its own."""
     from nebh.spec.schema import render_reference as render_specs
 
-    for name, text in (("docs/cli.md", render_reference(command_line())), ("docs/spec.md", render_specs())):
+    return {"docs/cli.md": render_reference(*programs()), "docs/spec.md": render_specs()}
+
+
+def main() -> None:
+    """Write the generated pages below the current folder."""
+    for name, text in render_pages().items():
         Path(name).write_text(text)
         print(f"wrote {name}")
 
