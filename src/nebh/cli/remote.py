@@ -226,13 +226,15 @@ def start_there(
         return
     out.note("no systemd there: the programs are supervised by one process, which does not come back after a reboot")
     log = f"{options.state}/up.log"
-    detached = 'mkdir -p "$(dirname "$0")"; setsid "$@" >"$0" 2>&1 </dev/null & sleep 1'
+    detached = 'mkdir -p "$(dirname "$0")"; setsid "$@" >"$0" 2>&1 </dev/null & echo $!'
     running = f"{options.run}/up.json"
+    pid = ""
     if machine.run("test", "-e", running, accept=(0, 1)).status == 1 or not _answers(node):
-        machine.run("sh", "-c", detached, log, program, *words, "--foreground")
+        pid = machine.run("sh", "-c", detached, log, program, *words, "--foreground").text.strip()
     until = time.monotonic() + START_PATIENCE
     while not _answers(node):
-        if time.monotonic() > until:
+        ended = bool(pid) and machine.run("kill", "-0", pid, accept=_STATUSES).status != 0
+        if ended or time.monotonic() > until:
             said = machine.run("tail", "-n", "20", log, accept=_STATUSES).text
             raise Failed(f"cannot start Nebh on {machine.place}: {harmless(said.strip()[-1500:])}")
         time.sleep(0.5)
