@@ -171,6 +171,7 @@ class Executor:
         down = self._adopt(rows)
         threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
         self.engine.recover()
+        self.intake.recover()
 
     def _retire_orphans(self) -> None:
         """New instances whose transaction has ended were left by a crash: they leave."""

@@ -33,6 +33,7 @@ STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
 }
 MOST_ATTEMPTS = 3
 KEPT_TRANSACTIONS = 200
+CANCEL = "cancel"
 
 
 class Engine:
@@ -54,6 +55,9 @@ class Engine:
 
     def submit(self, row: TransactionRow, *, recovered: bool = False) -> None:
         """Go on with a journalled transaction; `recovered`: one that an earlier executor began."""
+        self._context.database.then(lambda: self._submit(row, recovered))
+
+    def _submit(self, row: TransactionRow, recovered: bool) -> None:
         with self._lock:
             known = self._threads.get(row.id)
             if known is not None and known.is_alive():
@@ -67,8 +71,7 @@ class Engine:
     def cancel(self, row: TransactionRow, reason: str) -> None:
         """Have an open transaction go back, or dropped when nothing visible has changed yet."""
         self._cancelled[row.id] = reason
-        if row.state is State.PREPARED and row.phase == "prepare":
-            self._context.work.set_phase(row.id, "run")
+        self._context.work.set_phase(row.id, CANCEL)  # a crash must not make it run after all
         self.submit(self._context.work.transaction(row.id))
 
     def resume(self, row: TransactionRow) -> None:
@@ -114,7 +117,7 @@ class Engine:
         """A transaction that only prepares may be told to run while its thread is ending: then it goes on here."""
         with self._lock:
             now = self._context.work.transaction(number)
-            if now.state is State.PREPARED and now.phase == "run" and not self._context.stopping.is_set():
+            if now.state is State.PREPARED and now.phase != "prepare" and not self._context.stopping.is_set():
                 return now
             self._threads.pop(number, None)
         return None
@@ -161,7 +164,8 @@ class Engine:
 
     def _again(self, row: TransactionRow) -> None:
         """The release was not at fault: begin anew, unless something newer came or it happens every time."""
-        if row.state is not State.ROLLED_BACK or not row.reason.startswith(CRASHED) or row.attempt >= MOST_ATTEMPTS:
+        crashed = row.state is State.ROLLED_BACK and row.reason.startswith(CRASHED)
+        if not crashed or row.phase == CANCEL or row.attempt >= MOST_ATTEMPTS:
             return
         if self._context.work.open_transaction(row.service) is not None:
             return
@@ -203,6 +207,8 @@ class Engine:
                 service=row.service,
                 facts={"transaction": str(row.id), "state": found.state.value, "decision": decision.value},
             )
+            if row.phase == CANCEL:
+                self._cancelled[row.id] = "it was cancelled before the executor was restarted"
             self.submit(row, recovered=True)
         for service in self._context.work.services():
             if self._context.work.open_transaction(service.service) is None:

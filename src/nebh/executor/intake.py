@@ -225,7 +225,23 @@ class Intake:
         with self._lock:
             waiting = self._waiting.pop(row.id, None)
             if waiting is not None:
-                waiting()
+                with contextlib.suppress(Refused):  # it is receipted
+                    waiting()
+
+    def recover(self) -> None:
+        """After a start: carry out what was accepted and then lost by a crash before anything came of it."""
+        with self._lock:
+            for service in self._context.work.services():
+                order = self._context.accepted.meta(f"order/{service.service}")
+                if order:
+                    wish = peek_statement(base64.b64decode(order), "order", Order)
+                    if not self._context.work.knows(wish.nonce):
+                        self._carry_out(wish)
+                if service.assignment:
+                    choice = peek_statement(base64.b64decode(service.assignment), "assignment", Assignment)
+                    if not self._context.work.knows(choice.nonce):
+                        with contextlib.suppress(Refused):  # it is receipted
+                            self._act(choice)
 
     # orders
 
@@ -253,10 +269,13 @@ class Intake:
                 twice = Refused("the order was carried out here before", rule="order")
                 self._refuse_order(wish, twice)
                 raise twice
-            self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
             try:
-                self._carry_out(wish)
+                with self._context.database.atomically():
+                    self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
+                    self._context.accepted.set_meta(f"order/{wish.service}", base64.b64encode(envelope).decode())
+                    self._carry_out(wish)
             except NebhError as error:
+                self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
                 self._context.receipt(
                     Outcome.FAILED, nonce=wish.nonce, service=wish.service, detail=error.message, hint=error.hint
                 )

@@ -92,6 +92,14 @@ class Work:
         )
         return tuple(_transaction(row) for row in rows)
 
+    def knows(self, nonce: str) -> bool:
+        """Tell whether anything came of the command with `nonce`: a transaction or a receipt."""
+        return bool(
+            self.database.read(
+                "SELECT 1 FROM transactions WHERE nonce = ? UNION SELECT 1 FROM receipts WHERE nonce = ?", nonce, nonce
+            )
+        )
+
     def begin(self, row: TransactionRow) -> TransactionRow:
         """Journal a new transaction (its id is given here)."""
         number = self.database.write(
