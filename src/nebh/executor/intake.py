@@ -70,6 +70,19 @@ class Intake:
         if wish.node_id != state.node_id:
             raise Refused(f"the assignment is for node {wish.node_id}, not for this one", rule="N4")
         self._check_number(wish)
+        self._check_known(wish)
+
+    def _check_known(self, wish: Assignment) -> None:
+        """Nothing is journalled about services that no operator ever signed: each would take ids and addresses."""
+        if self._context.accepted.policy(wish.service) is None:
+            with contextlib.suppress(NebhError):
+                self._trust.refresh()
+        if self._context.accepted.policy(wish.service) is None:
+            raise Refused(
+                f"there is no signed policy for {wish.service[:64]!r}",
+                rule="N3",
+                hint="deploy it from its spec; was its metadata withheld from this node?",
+            )
 
     def _check_number(self, wish: Assignment) -> None:
         newest = self._context.accepted.state().seq
@@ -375,25 +388,25 @@ class Intake:
     def follow_policies(self) -> None:
         """Stop what its policy says is stopped, start what it says runs again."""
         for service in self._context.work.services():
-            policy = self._context.accepted.policy(service.service)
-            if policy is None or not service.counter or self._context.work.open_transaction(service.service):
-                continue
-            stopped = policy.state is ServiceState.STOPPED
-            if stopped and service.wanted is Wanted.RUNNING:
-                kind = "stop"
-            elif not stopped and service.wanted is Wanted.STOPPED:
-                kind = "deploy"
-            else:
-                continue
             with self._lock:
-                self.begin(
-                    service=service.service,
-                    kind=kind,
-                    epoch=service.epoch,
-                    counter=service.counter,
-                    replicas=max(service.replicas, 1),
-                    nonce="",
-                )
+                self._follow_policy(service.service)
+
+    def _follow_policy(self, name: str) -> None:
+        """Under the lock, so that an assignment that says the same does not come in between."""
+        service, policy = self._context.work.service(name), self._context.accepted.policy(name)
+        if service is None or policy is None or not service.counter or self._context.work.open_transaction(name):
+            return
+        stopped = policy.state is ServiceState.STOPPED
+        if stopped == (service.wanted is not Wanted.RUNNING) or service.wanted is Wanted.REMOVED:
+            return
+        self.begin(
+            service=name,
+            kind="stop" if stopped else "deploy",
+            epoch=service.epoch,
+            counter=service.counter,
+            replicas=max(service.replicas, 1),
+            nonce="",
+        )
 
     # root on this node
 
