@@ -14,6 +14,7 @@ from nebh.executor.assemble import assemble
 from nebh.host import faults
 from nebh.host.layout import Layout
 from nebh.host.notify import notify
+from nebh.host.program_tree import check_tree, own_tree
 from nebh.model.errors import NebhError
 
 
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
 def serve(layout: Layout) -> int:
     """Serve until SIGTERM or SIGINT. Containers run on afterwards."""
     faults.arm(dict(os.environ))
+    check_tree(own_tree())
     ended = threading.Event()
     executor = assemble(layout)
     for number in (signal.SIGTERM, signal.SIGINT):
