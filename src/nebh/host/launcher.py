@@ -141,6 +141,7 @@ def _become_conmon(plan: Launch, *, sync: int, start: int, errors: int) -> None:
         os.dup2(output, 2)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
+        os.chdir(Path(plan.output).parent)  # conmon leaves a file `oom` wherever it stands
         os.set_inheritable(sync, True)
         os.set_inheritable(start, True)
         env = environment({"_OCI_SYNCPIPE": str(sync), "_OCI_STARTPIPE": str(start)})
