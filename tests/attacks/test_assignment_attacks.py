@@ -134,6 +134,15 @@ def test_a_pinned_service_is_not_withdrawn_and_a_spread_one_is(attacker: Attacke
     accepted(attacker)
 
 
+@pytest.mark.parametrize("service", ["nobodys", "../../executor", "", "x" * 5000], ids=["new", "path", "none", "long"])
+def test_a_service_that_nobody_signed_leaves_no_trace(attacker: Attacker, service: str) -> None:
+    wish = attacker.assignment(service=service)
+    with attacker.untouched(event="assignment.refused"):
+        refused(attacker, wish, attacker.assign(wish), "N3")
+    assert [one["service"] for one in attacker.status()["running"]] == ["web"]
+    accepted(attacker)
+
+
 def test_a_release_that_nobody_listed_is_refused(attacker: Attacker) -> None:
     with attacker.untouched(event="transaction.refused"):
         receipt = attacker.run(4242)

@@ -41,9 +41,9 @@ def metadata_of(attacker: Attacker, state: State) -> dict[str, bytes]:
     return {f"/v1/metadata/{name}": state.roles[role] for role, name in names.items()}
 
 
-def node_refuses(attacker: Attacker, lie: Lie, counter: int) -> None:
+def node_refuses(attacker: Attacker, lie: Lie, counter: int, *, event: str = "metadata.refused") -> None:
     """The node, shown the lie and told to run `counter`, refuses."""
-    with attacker.untouched(event="metadata.refused"):
+    with attacker.untouched(event=event):
         with HostileController(attacker.layout.controller_socket, lie) as middleman:
             receipt = attacker.run(counter)
         assert any("metadata" in one for one in middleman.asked), "nobody asked the hostile controller"
@@ -119,7 +119,8 @@ def test_a_node_that_lost_its_cache_takes_no_older_metadata(attacker: Attacker) 
     attacker.hint()
     time.sleep(1)
     shutil.rmtree(attacker.layout.trust("controller"))
-    node_refuses(attacker, serve(metadata_of(attacker, before)), counter)
+    # to the executor alone it looks like a source that lags: a warning
+    node_refuses(attacker, serve(metadata_of(attacker, before)), counter, event="metadata.")
     assert attacker.run(counter).outcome is Outcome.COMMITTED
 
 
