@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -25,12 +26,10 @@ from nebh.host.files import read_bounded
 from nebh.host.launcher import fork_launcher
 from nebh.host.layout import Layout
 from nebh.host.namespaces import CLONE_NEWNET, unshare
-from nebh.host.networker import fork_networker
+from nebh.host.networker import UNREACHABLE_METRIC, fork_networker
 from nebh.host.rooting import leave_chroot
-from nebh.host.run import is_root
+from nebh.host.run import Command, is_root
 from nebh.host.worker import Worker
-from nebh.journal.accepted import Accepted
-from nebh.journal.database import Database
 from nebh.model.errors import BadInput, Failed, NebhError
 from nebh.model.local import LocalConfig
 
@@ -112,30 +111,26 @@ def strays(layout: Layout) -> tuple[processes.ProcessId, ...]:
 def take_down(layout: Layout, config: LocalConfig, out: Output) -> None:
     """End what runs on without our programs: containers, proxy, resolver, links, table, control groups."""
     leave_chroot()
-    subnets = known_subnets(layout)
     networker = fork_networker()
     unshare(CLONE_NEWNET)
     launcher = fork_launcher()
     try:
         _containers(layout, config, launcher, out)
         _services(layout, config, networker, out)
-        _network(networker, subnets, out)
+        _network(networker, out)
     finally:
         launcher.close()
         networker.close()
 
 
-def known_subnets(layout: Layout) -> tuple[str, ...]:
-    """Return this node's subnets as it accepted them, () when it never did."""
-    if not layout.journal.exists():
-        return ()
-    database = Database(layout.journal)
-    try:
-        accepted = Accepted(database)
-        nodes, mine = accepted.nodes(), accepted.meta("node_id")
-        return next((one.subnets for one in nodes.nodes if one.node_id == mine), ()) if nodes else ()
-    finally:
-        database.close()
+def ended_subnets(networker: Worker) -> tuple[str, ...]:
+    """Return the subnets whose routes we ended, by the metric that is ours."""
+    found: list[str] = []
+    for family in ("-4", "-6"):
+        command = Command(argv=("ip", family, "-j", "route", "show", "type", "unreachable"), accept=(0, 1, 2))
+        lines = networker.run(command).text.strip() or "[]"
+        found += [one["dst"] for one in json.loads(lines) if one.get("metric") == UNREACHABLE_METRIC]
+    return tuple(found)
 
 
 def _containers(layout: Layout, config: LocalConfig, launcher: Worker, out: Output) -> None:
@@ -161,11 +156,11 @@ def _services(layout: Layout, config: LocalConfig, networker: Worker, out: Outpu
         out.note("ended the resolver")
 
 
-def _network(networker: Worker, subnets: tuple[str, ...], out: Output) -> None:
+def _network(networker: Worker, out: Output) -> None:
     network = RoutedNetwork(networker)
     for link in network.links():
         network.detach(link)
-    network.remove(subnets=subnets)
+    network.remove(subnets=ended_subnets(networker))
     out.note("took links, routes and rules away")
 
 

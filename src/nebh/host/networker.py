@@ -23,7 +23,7 @@ from nebh.model.errors import Broken, NotFound
 SHARED_LINK = "nebhdns"
 PREFIX = "nebh"
 _LINK = re.compile(PREFIX + "[0-9a-f]{4}")
-_UNREACHABLE_METRIC = 4242
+UNREACHABLE_METRIC = 4242
 _SYSCTL = Path("/proc/sys/net")
 _INSIDE = {
     "ipv4/ip_unprivileged_port_start": "0",
@@ -100,7 +100,7 @@ class Networker:
         lines += [f"addr replace {_with_length(address)} dev {SHARED_LINK}" for address in _usable(args["own"])]
         # an address nobody has must not leave by the default route
         lines += [
-            f"route replace unreachable {subnet} metric {_UNREACHABLE_METRIC}" for subnet in _usable(args["subnets"])
+            f"route replace unreachable {subnet} metric {UNREACHABLE_METRIC}" for subnet in _usable(args["subnets"])
         ]
         _ip(*lines)
 
@@ -112,7 +112,7 @@ class Networker:
         """Undo `ensure`, forwarding excepted: others may count on it by now."""
         _delete_link(SHARED_LINK)
         for subnet in _usable(args["subnets"]):
-            command = ("ip", "route", "del", "unreachable", subnet, "metric", str(_UNREACHABLE_METRIC))
+            command = ("ip", "route", "del", "unreachable", subnet, "metric", str(UNREACHABLE_METRIC))
             run(Command(argv=command, accept=(0, 2), timeout=20))
 
     # one link
