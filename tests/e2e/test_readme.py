@@ -28,7 +28,7 @@ from nebh.testing.pages import Block, find_missing, read_blocks
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 HOUSE = Path(__file__).resolve().parents[2]
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/first-service.md")
 PATIENCE = 300
 NEEDED = ("crun", "conmon", "haproxy", "dnsmasq", "nft", "ip", "nsenter", "curl", "busybox")
 

@@ -66,7 +66,7 @@ def _known_node(core: Core, request: TokenRequest) -> Caller:
         raise Unidentified(
             "cannot give a token: the published list has no such active node",
             again=False,
-            hint="was the node enrolled, and not revoked? `nebh node list` shows it",
+            hint="was the node enrolled, and not revoked? `nebh status` shows it",
         )
     statement = verify_statement(
         data, "transport", TransportKey, keys=(node.sign_pk,), cluster_id=core.standing().nodes.cluster_id

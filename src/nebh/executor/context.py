@@ -86,7 +86,7 @@ class Context:
         for record in nodes.nodes if nodes else ():
             if record.node_id == mine:
                 return record.subnets
-        raise Broken("cannot find this node's own record", hint="enrol it with `nebh node add`")
+        raise Broken("cannot find this node's own record", hint="`nebh up` enrols this machine")
 
     def policy(self, service: str) -> Policy:
         """Return the accepted policy of a service. Raises Broken when there is none."""

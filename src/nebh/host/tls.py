@@ -34,6 +34,6 @@ def connect_tls(*, host: str, port: int, pins: tuple[str, ...], timeout: float) 
         raise Refused(
             f"cannot trust {host}:{port}: its certificate has SHA-256 {found}, which is not pinned",
             rule="pin",
-            hint="somebody may stand between; a new certificate must be signed in with `nebh controller pin`",
+            hint="somebody may stand between; a new certificate is signed in by `nebh up` on its machine",
         )
     return Channel(sock, name=f"{host}:{port}")

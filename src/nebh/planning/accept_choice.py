@@ -140,7 +140,7 @@ def _node(choice: Choice) -> Finding | None:
     if choice.assignment.phase is Phase.WITHDRAW:
         return None
     if record is None:
-        return Finding(reason="this node is not in the signed list of nodes", hint="enrol it with `nebh node add`")
+        return Finding(reason="this node is not in the signed list of nodes", hint="`nebh up` enrols a machine")
     if record.status is not NodeStatus.ACTIVE:
         return Finding(reason="this node has been revoked", alarm=True)
     return None

@@ -232,7 +232,7 @@ POLICY = Section(
                 ),
                 unique=True,
             ),
-            doc="Findings of `nebh lint` that are allowed, as `rule:path`; the path may be a glob.",
+            doc="Findings of `nebh image lint` that are allowed, as `rule:path`; the path may be a glob.",
         ),
         Field(
             key="checks_required",

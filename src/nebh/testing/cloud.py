@@ -153,11 +153,17 @@ class Cloud:
     # commands
 
     def nebh(
-        self, *words: str, accept: tuple[int, ...] = (0,), timeout: float = 400.0, stdin: bytes | None = None
+        self,
+        *words: str,
+        accept: tuple[int, ...] = (0,),
+        timeout: float = 400.0,
+        stdin: bytes | None = None,
+        env: dict[str, str] | None = None,
     ) -> Result:
-        """Run the command line in the cloud's network."""
+        """Run the command line in the cloud's network. env: over the usual one, such as another computer's folders."""
         argv = self.inside(*self._python("nebh"), *words)
-        return run(Command(argv=argv, env=self.env, accept=accept, timeout=timeout, stdin=stdin))
+        given = {**self.env, **(env or {})}
+        return run(Command(argv=argv, env=given, accept=accept, timeout=timeout, stdin=stdin))
 
     def nebh_json(self, *words: str, accept: tuple[int, ...] = (0,)) -> Any:
         """Run a command with --json and return what it printed."""
