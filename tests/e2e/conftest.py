@@ -58,7 +58,9 @@ def cloud_logs(request: pytest.FixtureRequest) -> Iterator[None]:
     failed = request.session.testsfailed
     yield
     if request.session.testsfailed > failed and "cloud" in request.fixturenames:
-        sys.stderr.write(request.getfixturevalue("cloud").say_logs())
+        found = request.getfixturevalue("cloud")
+        if isinstance(found, Cloud):
+            sys.stderr.write(found.say_logs())
 
 
 class Services:
@@ -91,7 +93,7 @@ class Services:
 
     def deploy(self, name: str, **words: str | int) -> None:
         """Build, describe and deploy a web service."""
-        self.cloud.nebh("deploy", str(self.web(name, **words)), timeout=300.0)
+        self.cloud.nebh("deploy", "--yes-widen", str(self.web(name, **words)), timeout=400.0)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -14,7 +16,7 @@ from nebh.host.run import Command, run
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
-LOG_LIMIT = 200 << 10
+LOG_LIMIT = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,11 @@ def test_an_instance_that_is_not_ready_gets_no_requests_until_it_is(cloud, servi
 
 
 def test_a_flood_of_output_stays_within_its_limit_and_is_named(cloud, web, services, eventually):
-    services.deploy("noisy", more=f"limits: {{memory: 64M, log: {LOG_LIMIT >> 10}K}}\n")
+    services.deploy("noisy", more=f"limits: {{memory: 64M, log: {LOG_LIMIT >> 20}M}}\n")
     (one,) = cloud.serving("noisy")
     folder = cloud.layout.logs / one["id"]
     cloud.get("/do/flood/20000000", host="noisy.example")
-    sizes, worst = [], 0.0
+    sizes = []
 
     def named():
         files = {path.stat().st_ino: path.stat().st_size for path in folder.glob("ctr.log*") if path.exists()}
@@ -111,28 +113,33 @@ def test_a_flood_of_output_stays_within_its_limit_and_is_named(cloud, web, servi
     (event,) = eventually(named, patience=120, what="an event that names the service")
     assert event["service"] == "noisy"
     assert "limits.log" in event["hint"]
-    assert max(sizes) <= LOG_LIMIT, (max(sizes), worst)
+    print(event["message"])
+    assert max(sizes) <= LOG_LIMIT
     assert "flood" in cloud.nebh("logs", "noisy", "--tail", "5").text
 
 
 def test_following_logs_loses_no_line_when_files_rotate(cloud, services, eventually):
-    services.deploy("chatty", more=f"limits: {{memory: 64M, log: {LOG_LIMIT >> 10}K}}\n")
-    argv = cloud.inside(sys.executable, "-P", "-m", "nebh.programs.nebh", "logs", "chatty", "-f", "--raw")
+    services.deploy("chatty", more=f"limits: {{memory: 64M, log: {LOG_LIMIT >> 20}M}}\n")
+    argv = cloud.inside(
+        sys.executable, "-P", "-m", "nebh.programs.nebh", "logs", "chatty", "-f", "--raw", "--tail", "0"
+    )
     follower = subprocess.Popen(argv, env={**os.environ, **cloud.env}, stdout=subprocess.PIPE)
     (one,) = cloud.serving("chatty")
     folder = cloud.layout.logs / one["id"]
-    lines_each = -(-10_000 // 101)
-    rounds = 8  # 40 KiB a file: it is begun anew twice at least
+    lines_each = -(-120_000 // 97)
+    rounds = 4  # a file holds a fifth of the limit: it is begun anew twice at least
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.extend(follower.stdout))
+    reader.start()
     try:
         for number in range(rounds):
-            cloud.get("/do/flood/10000", host="chatty.example")
-            last = f"flood {lines_each - 1:09d}"
-            eventually(
-                lambda n=number, last=last: cloud.nebh("logs", "chatty", "--raw", "--tail", "0").text.count(last) > n
-            )
+            cloud.get("/do/flood/120000", host="chatty.example")
+            time.sleep(6)  # files are rotated every five seconds: faster output may lose lines, and says so
+            eventually(lambda n=number: sum(b"flood" in one for one in said) == (n + 1) * lines_each, what=len(said))
         assert (folder / "ctr.log.1").exists()
     finally:
-        eventually(lambda: True)
-        follower.send_signal(signal.SIGINT)
-        said = follower.communicate(timeout=120)[0].decode()
-    assert said.count("flood ") == rounds * lines_each
+        follower.kill()
+        reader.join()
+        follower.wait()
+    numbers = [int(one.split()[1]) for one in said if one.startswith(b"flood")]
+    assert numbers == list(range(lines_each)) * rounds
