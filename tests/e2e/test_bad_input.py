@@ -133,12 +133,12 @@ def revised(operator: Attacker, old: str, new: str, *, name: str = "bad.yaml") -
 @pytest.mark.parametrize(
     ("old", "new", "status", "says"),
     [
-        ("argv: [", "argv: [[", 2, ("bad.yaml:", "3")),
-        ("limits:", "limit:", 2, ("bad.yaml:6", "limit", "limits")),
+        ("argv: [", "argv: [[", 2, ("bad.yaml:4", "not YAML")),
+        ("limits:", "limit:", 2, ("bad.yaml:7", "did you mean `limits`")),
         ("dir: ./web", "dir: ./nothing", 7, ("nothing", "hint:")),
         ("/bin/httpd", "/bin/nothing", 2, ("/bin/nothing", "hint:")),
         ("name: web", "name: We b", 2, ("bad.yaml:1", "name")),
-        ("memory: 32M", "memory: lots", 2, ("bad.yaml:6", "memory")),
+        ("memory: 32M", "memory: lots", 2, ("bad.yaml:7", "limits.memory")),
         ("{", "\x00{", 2, ("bad.yaml",)),
     ],
     ids=["broken YAML", "unknown field", "missing image", "no entrypoint", "bad name", "bad size", "control character"],

@@ -23,6 +23,7 @@ from nebh.signing.statements import peek_statement, verify_statement
 from nebh.signing.verify_child import Verification, verify_in_child
 
 CONTROLLER = "controller"
+_LISTED = "N6"
 _PHASES = {"restart": Phase.RESTART}
 
 
@@ -87,18 +88,24 @@ class Trust:
         """Judge what a transaction is to run; what passes is remembered. Raises Refused."""
         context = self._context
         path = f"release/{row.service}/{row.to_counter}.json"
-        trusted = self._try_refresh((path,))
+        trusted, problem = self._try_refresh((path,))
         choice = self._choice(row, path, trusted)
-        self._demand(accept.accept_assignment(choice))
+        verdict = accept.accept_assignment(choice)
+        if problem is not None and verdict.rule == _LISTED:
+            # nothing new without metadata: say what is wrong with it, not only that there is none
+            rule = problem.rule if isinstance(problem, Refused) else _LISTED
+            raise Refused(f"{choice.title} was not accepted before, and {problem}", rule=rule, hint=problem.hint)
+        self._demand(verdict)
         if choice.release is not None and choice.known is None:
             context.accepted.add_release(choice.release, digest=choice.release_digest, now=context.clock.now_ms())
 
-    def _try_refresh(self, wanted: tuple[str, ...]) -> TrustedSet | None:
-        """Expired, unreachable or refused metadata brings nothing new; what was accepted before goes on."""
+    def _try_refresh(self, wanted: tuple[str, ...]) -> tuple[TrustedSet | None, NebhError | None]:
+        """Expired, unreachable or refused metadata brings nothing new; what was accepted before goes on. Returns the
+        set, or what is wrong."""
         try:
-            return self.refresh(wanted)
-        except NebhError:
-            return None
+            return self.refresh(wanted), None
+        except NebhError as error:
+            return None, error
 
     def _choice(self, row: TransactionRow, path: str, trusted: TrustedSet | None) -> Choice:
         accepted = self._context.accepted
