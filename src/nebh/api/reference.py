@@ -18,7 +18,7 @@ def render_reference(app: Litestar) -> str:
     lines = [
         "# The controller's API",
         "",
-        "Written from the code (`NEBH_UPDATE_GOLDEN=1 pytest tests/api/test_api_reference.py`); that test holds it to the code.",
+        "Generated from the code by `make docs`; a test fails when it is out of date.",
         "",
         "The API is spoken over HTTP/1.1 on `RUN/controller.sock`, through SSH (`nebh-controller stdio`), or over TLS 1.3 with",
         "`--listen`. The OpenAPI document is at `/schema/openapi.json`. No call is authority for a node: nodes obey signatures.",
