@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -97,7 +98,9 @@ def test_root_goes_back_with_controller_and_agent_gone(cloud, shop, eventually):
     finally:
         os.kill(supervisor, signal.SIGCONT)
     cloud.wait_until_ready()
-    eventually(lambda: "release 1" in cloud.nebh("status", "web").text, patience=120)  # the controller hears of it
+    anything = tuple(range(256))
+    told = lambda: cloud.nebh_json("status", "web", accept=anything)  # noqa: E731
+    eventually(lambda: '"counter": 1' in json.dumps(told()), patience=120, what="the controller hears of it")
 
 
 def parent(cloud):

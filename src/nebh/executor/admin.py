@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   nebh-executor rollback web            the release before the one that runs
   nebh-executor rollback web --to 7
   nebh-executor debug web-8-0-3 --tools /srv/toolbox
+  nebh-executor debug web-8-0-3 --tools /srv/toolbox -- /bin/ps aux
 """
 
 
@@ -46,8 +47,18 @@ def build_parser() -> argparse.ArgumentParser:
     debug = commands.add_parser("debug", help="join an instance's namespaces with tools of your own; recorded")
     debug.add_argument("instance", metavar="ALLOCATION")
     debug.add_argument("--tools", required=True, metavar="TREE", help="folder with a root file system of tools")
-    debug.add_argument("argv", nargs="*", default=[], help="what to run in it (default: /bin/sh)")
+    debug.add_argument("argv", nargs="*", default=[], help="what to run in it, after `--` (default: /bin/sh)")
     return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line. argparse takes no words after `--` once options stood between them and a positional, so
+    we take them ourselves."""
+    place = argv.index("--") if "debug" in argv and "--" in argv else len(argv)
+    options = build_parser().parse_args(argv[:place])
+    if argv[place + 1 :]:
+        options.argv = argv[place + 1 :]
+    return options
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -20,8 +20,7 @@ from nebh.model.errors import NebhError
 
 def main(argv: list[str]) -> int:
     """Run `nebh-executor`; return the exit status."""
-    parser = admin.build_parser()
-    options = parser.parse_args(argv)
+    options = admin.parse(argv)
     layout = Layout(state=Path(options.state), run=Path(options.run))
     try:
         if options.command == "serve":
