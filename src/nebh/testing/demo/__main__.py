@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
@@ -36,6 +37,7 @@ ACTS: tuple[tuple[str, str, Callable[[Stage], None]], ...] = (
     ("power-cut", "the power goes, three times", power_cut),
 )
 INTERRUPTED = 130
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
@@ -47,8 +49,8 @@ def main() -> int:
     if problems:
         sys.stderr.write("cannot run the demo:\n" + "".join(f"  {one}\n" for one in problems))
         return 1
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in ENDING:
+        signal.signal(number, _interrupt)
     try:
         if remove_kept(build):
             story.say("the cloud that an earlier demo left running is gone")
@@ -64,6 +66,11 @@ def main() -> int:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End the commands under way, which other threads wait for, and unwind."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in path.read_text(encoding="ascii").split():
+                os.kill(int(pid), signal.SIGINT)
     raise KeyboardInterrupt
 
 
@@ -139,7 +146,7 @@ def _end(cloud: Cloud, *, story: Story, kept: bool) -> None:
     """Take the cloud away; a second Ctrl-C does not leave half of it."""
     if kept:
         return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     story.clear()
     story.say("")
