@@ -89,14 +89,14 @@ class Bake:
         self._checks = release.update.checks or ((ready,) if ready is not None else ())
         self._due: dict[tuple[str, str], float] = {}
         self._failures: dict[tuple[str, str], int] = {}
-        self._restarts = {one.id: one.restarts for one in rows}
         self._base: dict[str, tuple[int, int]] | None = None
 
     def step(self) -> str:
         """Make every check that is due; wait until the next is."""
         for row in self._rows:
             now = self._context.work.instance(row.id)
-            if now is None or now.restarts > self._restarts[row.id]:
+            # made by this very transaction: it has never ended, or not well (a reboot counts no restart)
+            if now is None or now.restarts:
                 ended = now.last_exit if now else "it is gone"
                 return f"{row.id} did not stay up: {ended}"
             for check in self._checks:

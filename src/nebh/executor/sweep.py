@@ -19,6 +19,8 @@ from nebh.planning.retention import ReleaseFacts, keep_releases
 
 POLL = 0.1
 KEPT_LOGS = 6
+FIRST_DELAY = 1.0
+MOST_DELAY = 60.0
 
 
 class Sweeper:
@@ -45,7 +47,7 @@ class Sweeper:
         for name in names:
             row = self._context.work.instance(name)
             if row is not None:
-                self._take_away(row, grace=0)
+                self._take_away(row, served=False)
         self.tidy()
 
     def wait(self, names: tuple[str, ...]) -> None:
@@ -87,36 +89,50 @@ class Sweeper:
             return tuple(self._sweeping)
 
     def _sweep(self, name: str) -> None:
-        row = self._context.work.instance(name)
+        delay = FIRST_DELAY
         try:
+            while not self._try(name, again_in=delay):
+                if self._context.stopping.wait(delay):
+                    return
+                delay = min(delay * 2, MOST_DELAY)
+        finally:
+            with self._lock:
+                self._sweeping.pop(name, None)
+
+    def _try(self, name: str, *, again_in: float) -> bool:
+        row = None
+        try:
+            row = self._context.work.instance(name)
             if row is not None and row.role is Role.LEAVING:
-                self._take_away(row, grace=self._stop_of(row).grace)
+                self._take_away(row, served=True)
                 self.tidy()
         except (NebhError, OSError) as error:
+            if self._context.stopping.is_set():
+                return False
             self._context.event(
                 "sweep.failed",
                 f"cannot take {name} away: {error}",
                 severity=Severity.WARNING,
                 service=row.service if row else "",
-                hint="it gets no traffic; restarting nebh-executor tries again",
+                hint=f"it gets no traffic; this is tried again in {again_in:g} s",
             )
-        finally:
-            with self._lock:
-                self._sweeping.pop(name, None)
+            return False
+        return True
 
     def _stop_of(self, row: InstanceRow) -> Stop:
         return release_of(self._context, row).stop
 
-    def _take_away(self, row: InstanceRow, *, grace: int) -> None:
+    def _take_away(self, row: InstanceRow, *, served: bool) -> None:
+        """served: it may have requests, and its program may have something to finish."""
         context = self._context
-        if grace:
+        if served:
             self._drain((row,))
-        with effect(context, row.txn, "sweep.retire"):
-            self._retire(row)
+            with effect(context, row.txn, "sweep.retire"):
+                self._retire(row)
         with context.place(row.id):  # a restart that has begun sees that it leaves, and ends first
-            if context.drivers.containers.observe(row.id).status is Status.RUNNING and grace:
+            if context.drivers.containers.observe(row.id).status is Status.RUNNING and served:
                 with effect(context, row.txn, "sweep.stop"):
-                    self._ask_to_end(row, grace=grace)
+                    self._ask_to_end(row, grace=self._stop_of(row).grace)
             with effect(context, row.txn, "sweep.delete"):
                 context.drivers.containers.delete(row.id)
             with effect(context, row.txn, "sweep.detach"):
