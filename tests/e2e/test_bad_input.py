@@ -224,6 +224,7 @@ def test_a_memory_limit_too_small_to_start(operator: Attacker) -> None:
     shutil.copy(image / "httpd", image / "dd")  # reads into a buffer larger than its limit
     spec = revised(operator, '[/bin/httpd, -f, -p, "8080", -h, /www]', "[/bin/dd, if=/dev/zero, of=/dev/null, bs=256M]")
     fails(Shell(operator), "deploy", spec, status=8, says=("limits.memory", "hint:"))
+    (image / "dd").unlink()
     deploys(operator, "after the memory")
 
 
@@ -294,6 +295,12 @@ def test_metadata_expired(operator: Attacker) -> None:
     deploys(operator, "renewed")
 
 
+def signed_now(state: State) -> Wish:
+    """The policy again."""
+    old = state.trusted.policies["web"]
+    return Wish(policies=(dataclasses.replace(old, version=old.version + 1, signed_at=int(time.time())),))
+
+
 def test_the_clock_is_wrong(operator: Attacker) -> None:
     """An operator signed in the node's future (N13): one of the two clocks is wrong, so nothing new is taken."""
     running = next(one for one in operator.status()["running"] if one["service"] == "web")["counter"]
@@ -303,17 +310,15 @@ def test_the_clock_is_wrong(operator: Attacker) -> None:
     policy = dataclasses.replace(policy, version=policy.version + 1, signed_at=later)
     wish = Wish(policies=(policy,), releases=(operator.next_release(state),))
     operator.send(apply_wish(state, wish, key=operator.operator, now=later).publication)
-    with operator.untouched(event="metadata.refused"):
-        receipt = operator.run(wish.releases[0].counter)
-        assert receipt.outcome is Outcome.REFUSED, receipt
-        assert "clock" in receipt.detail + receipt.hint, receipt
-    assert operator.run(running, phase=Phase.RESTART).outcome is Outcome.COMMITTED
-
-    def again(state: State) -> Wish:
-        old = state.trusted.policies["web"]
-        return Wish(policies=(dataclasses.replace(old, version=old.version + 1, signed_at=int(time.time())),))
-
-    operator.publish(again)  # signed by a right clock
+    try:
+        with operator.untouched(event="metadata.refused"):
+            receipt = operator.run(wish.releases[0].counter)
+            assert receipt.outcome is Outcome.REFUSED, receipt.detail
+            assert receipt.rule == "N13", receipt.detail
+            assert "clock" in receipt.detail, receipt.detail
+        assert operator.run(running, phase=Phase.RESTART).outcome is Outcome.COMMITTED
+    finally:
+        operator.publish(signed_now)  # by a right clock
     deploys(operator, "the clock is right")
 
 
@@ -419,7 +424,7 @@ def listed(operator: Attacker) -> tuple[int, ...]:
 # Ctrl-C
 
 
-@pytest.mark.parametrize("moment", ["0.05", "0.3", "importing", "uploading", "release", "signed release", "cut over"])
+@pytest.mark.parametrize("moment", ["0.3", "0.8", "image", "release", "signed release", "accepted", "cut over"])
 def test_ctrl_c_at_any_moment(operator: Attacker, moment: str) -> None:
     """Nothing is half-done: the release that ran, or the one that was asked for, answers; the next deploy works."""
     settle(operator)
@@ -432,7 +437,7 @@ def test_ctrl_c_at_any_moment(operator: Attacker, moment: str) -> None:
         time.sleep(float(moment))
     else:
         shell.wait_for(moment, process)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the command
     status = shell.end(process)
     said = shell.said()
     assert "Traceback" not in said, said
@@ -441,7 +446,10 @@ def test_ctrl_c_at_any_moment(operator: Attacker, moment: str) -> None:
     settle(operator)
     operator.answering()
     assert operator.cloud.get("/", host="web.example", timeout=30.0)[1].strip() in (old, page)
-    assert not list((operator.layout.controller).glob("staging-*"))
+    end = time.monotonic() + PATIENCE
+    while list(operator.layout.controller.glob("staging-*")):
+        assert time.monotonic() < end, "a publication was left half-done"
+        time.sleep(0.2)
 
 
 def test_after_every_ctrl_c_the_next_deploy_works(operator: Attacker) -> None:
