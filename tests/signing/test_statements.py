@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nebh.model.errors import BadInput, Broken, NebhError, NotFound, Refused
 from nebh.model.statement import Action, Assignment, Order, Phase
-from nebh.signing.tuf_keys import tuf_key
 from nebh.signing.node_keys import ensure_node_keys, load_node_keys
 from nebh.signing.statements import Seed, keyid_of, peek_statement, sign_statement, verify_statement
+from nebh.signing.tuf_keys import tuf_key
 from nebh.wire import codec, dsse
 
 KEY, OTHER = Seed(b"k" * 32), Seed(b"x" * 32)

@@ -8,9 +8,7 @@ from nebh.model.api import HistoryEntry
 from nebh.state.tables import history
 
 
-def add_history(
-    connection: Connection, *, at: int, by: str, what: str, service: str, detail: str
-) -> None:
+def add_history(connection: Connection, *, at: int, by: str, what: str, service: str, detail: str) -> None:
     """Append an entry."""
     connection.execute(insert(history).values(at=at, by=by, what=what, service=service, detail=detail))
 

@@ -19,9 +19,7 @@ class StoredReceipt:
     envelope: bytes
 
 
-def add_receipt(
-    connection: Connection, *, node_id: str, number: int, nonce: str, envelope: bytes, at: int
-) -> bool:
+def add_receipt(connection: Connection, *, node_id: str, number: int, nonce: str, envelope: bytes, at: int) -> bool:
     """Store a receipt; False when these bytes were stored before."""
     digest = hashlib.sha256(envelope).hexdigest()
     known = select(receipts.c.id).where(receipts.c.node_id == node_id, receipts.c.digest == digest)

@@ -50,7 +50,7 @@ class FakeNetwork:
         self._goes("links")
         return tuple(sorted(self.attached))
 
-    def reach(self, address: str, port: int) -> str:
+    def reach(self, address: str, port: int) -> str:  # noqa: ARG002 - the contract's names
         """Say that everything listens, unless told to fail."""
         return "ok" if self._goes("reach") else "refused"
 
