@@ -1,4 +1,5 @@
-"""The README's commands, and those of the first-service page, run as written; `tests/fresh/run.sh` has the rest.
+"""The README's commands, and those of the first-service page, run as written; `make demo` and `make test` on a fresh
+system are the business of `tests/fresh/run.sh`.
 
 The machine is stood in for by a Cloud's network and folders. Two programs on PATH stand between the page and them:
 `nebh` gives `up` those folders and leaves it in the background, `sudo` just runs its words.
