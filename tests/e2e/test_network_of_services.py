@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -13,12 +15,22 @@ from nebh.host.run import Command, run
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
-OUTSIDE = ("198.18.0.9", "fd77::9")  # an address of the node itself stands for the world: `dummy` below
+PEER = (
+    "import socket\n"
+    "server = socket.create_server(('0.0.0.0', 2222))\n"
+    "print('listens', flush=True)\n"
+    "while True:\n"
+    "    other, _ = server.accept()\n"
+    "    other.sendall(b'peer\\n')\n"
+    "    other.close()\n"
+)
 
 
 @pytest.fixture(scope="module")
 def neighbours(cloud):
-    """What somebody else runs on this machine before Nebh does: a table, a bridge with a peer, an open connection."""
+    """What somebody else runs on this machine: a table, and a bridge with a container that listens, as Docker has."""
+    peer = f"{cloud.name}p"
+    run(Command(argv=("ip", "netns", "add", peer)))
     lines = (
         "nft add table inet other",
         "nft add chain inet other input { type filter hook input priority 0 ; policy accept ; }",
@@ -26,10 +38,27 @@ def neighbours(cloud):
         "ip link add br-other type bridge",
         "ip addr add 172.30.0.1/24 dev br-other",
         "ip link set br-other up",
+        f"ip link add vother type veth peer name eth0 netns {peer}",
+        "ip link set vother master br-other up",
     )
-    for line in lines:
+    inside = ("addr add 172.30.0.2/24 dev eth0", "link set eth0 up", "route add default via 172.30.0.1")
+    for line in (*lines, *(f"ip -n {peer} {one}" for one in inside)):
         run(Command(argv=cloud.inside(*line.split())))
-    return run(Command(argv=cloud.inside("nft", "list", "table", "inet", "other"))).text
+    argv = ("ip", "netns", "exec", peer, sys.executable, "-c", PEER)
+    server = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout.readline() == b"listens\n"
+        yield table_of(cloud)
+    finally:
+        server.kill()
+        server.wait()
+        run(Command(argv=("ip", "netns", "del", peer), accept=(0, 1)))
+
+
+def table_of(cloud):
+    """Return the other one's table, without its counters."""
+    text = run(Command(argv=cloud.inside("nft", "list", "table", "inet", "other"))).text
+    return re.sub(r"packets \d+ bytes \d+", "", text)
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +142,20 @@ def test_nobody_leaves_undeclared(cloud, people):
             ("2001:db8::7", 443),
         ):
             assert people(who, f"/reach/{address}/{port}").startswith("failed"), (who, address, port)
-    assert people("stranger", "/reach/172.30.0.1/2222").startswith("failed")
+    assert people("traveller", "/reach/172.30.0.2/2222") == "connected peer\n"  # what is declared, and nothing beside
+    assert people("traveller", "/reach/172.30.0.2/2223").startswith("failed")
+    assert people("stranger", "/reach/172.30.0.2/2222").startswith("failed")
 
 
-def test_everybody_else_works_on(cloud, people, neighbours, session):
-    assert session(b"still there") == b"still there"
+def test_everybody_else_works_on(cloud, people, neighbours, session, ask):
+    def works(word):
+        assert session(word) == word
+        assert table_of(cloud) == neighbours
+        assert ask(2222, address="172.30.0.2") == "peer"
 
-    def state():
-        text = run(Command(argv=cloud.inside("nft", "list", "table", "inet", "other"))).text
-        return re.sub(r"packets \d+ bytes \d+", "packets 0 bytes 0", text)
-
-    assert state() == re.sub(r"packets \d+ bytes \d+", "packets 0 bytes 0", neighbours)
-    assert "172.30.0.1" in run(Command(argv=cloud.inside("ip", "-4", "addr", "show", "br-other"))).text
+    works(b"still there")
     cloud.stop()  # containers and rules stay
-    assert session(b"and now") == b"and now"
-    assert state()
+    works(b"and now")
     cloud.up()
     assert people("friend", "/reach/db.nebh.internal/5432") == "connected v1\n"
-    assert session(b"again") == b"again"
+    works(b"again")

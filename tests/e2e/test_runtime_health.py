@@ -113,7 +113,6 @@ def test_a_flood_of_output_stays_within_its_limit_and_is_named(cloud, web, servi
     (event,) = eventually(named, patience=120, what="an event that names the service")
     assert event["service"] == "noisy"
     assert "limits.log" in event["hint"]
-    print(event["message"])
     assert max(sizes) <= LOG_LIMIT
     assert "flood" in cloud.nebh("logs", "noisy", "--tail", "5").text
 

@@ -11,6 +11,7 @@ from nebh.model.quantities import render_size
 from nebh.model.work import InstanceRow
 
 QUIET = 600.0
+FLOOD = 4 << 20  # bytes between two looks; what conmon is let through is not much more
 
 
 class LogKeeper:
@@ -23,7 +24,7 @@ class LogKeeper:
         self._said: dict[str, float] = {}
 
     def look(self) -> None:
-        """Rotate all logs; say which instances have written more since the last look than their logs can keep."""
+        """Rotate all logs; say which instances have flooded theirs since the last look."""
         rows = self._context.work.instances()
         for row in rows:
             with contextlib.suppress(NebhError, OSError):
@@ -40,7 +41,7 @@ class LogKeeper:
         before = self._written.get(row.id, 0)
         self._written[row.id] = written
         policy = self._context.accepted.policy(row.service)
-        if policy is not None and written - before > policy.limits.log // 2:
+        if policy is not None and written - before > min(policy.limits.log // 2, FLOOD):
             self._say(row, written - before, share=policy.limits.log)
 
     def _say(self, row: InstanceRow, written: int, *, share: int) -> None:
@@ -50,8 +51,7 @@ class LogKeeper:
         self._said[row.id] = now
         self._context.event(
             "instance.log-flood",
-            f"{row.id} wrote {render_size(written)} of log within seconds; {render_size(share)} are kept, so lines of "
-            "it are lost",
+            f"{row.id} floods its log: {render_size(written)} within seconds; only the newest {render_size(share)} stay",
             severity=Severity.WARNING,
             service=row.service,
             hint=f"have {row.service} say less, or raise limits.log in its spec",
