@@ -424,24 +424,26 @@ def listed(operator: Attacker) -> tuple[int, ...]:
 # Ctrl-C
 
 
-@pytest.mark.parametrize("moment", ["0.3", "0.8", "image", "release", "signed release", "accepted", "cut over"])
+@pytest.mark.parametrize(
+    "moment",
+    ["loading argparse", "loading nebh.cli.deploy", "image", "release", "signed release", "accepted", "cut over"],
+)
 def test_ctrl_c_at_any_moment(operator: Attacker, moment: str) -> None:
     """Nothing is half-done: the release that ran, or the one that was asked for, answers; the next deploy works."""
     settle(operator)
     operator.answering()
     old = operator.cloud.get("/", host="web.example", timeout=30.0)[1].strip()
     page = f"interrupted at {moment} {time.monotonic_ns()}"
-    shell = Shell(operator)
+    loading = moment.startswith("loading ")
+    shell = Shell(operator, **({"PYTHONPROFILEIMPORTTIME": "1"} if loading else {}))
     process = shell.begin("deploy", str(write_service(operator.cloud.folder / "spec", page=page)))
-    if moment[0] == "0":
-        time.sleep(float(moment))
-    else:
-        shell.wait_for(moment, process)
+    shell.wait_for(moment.removeprefix("loading"), process)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the command
     status = shell.end(process)
     said = shell.said()
     assert "Traceback" not in said, said
-    assert status in (130, 0), (status, said)
+    # Python itself ends by the signal when it came inside of a dataclass being made: shells call both 130
+    assert status in (130, -signal.SIGINT, 0), (status, said)
     assert status == 0 or "interrupted" in said, said
     settle(operator)
     operator.answering()
