@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from nebh.host.run import Command, run
@@ -10,12 +11,13 @@ from nebh.testing.cloud import Cloud
 from nebh.testing.demo.stage import HOST
 from nebh.testing.demo.story import Story
 
-LINK, OUTSIDE, INSIDE = "nebhdemo0", "10.213.77.1", "10.213.77.2"
+# not nebh...: such links are containers to the rules of the cloud
+LINK, OUTSIDE, INSIDE = "demo-way-in", "10.213.77.1", "10.213.77.2"
 
 
 def keep(cloud: Cloud, *, story: Story, build: Path) -> None:
     """Lay a link into the cloud's network and say how to use it."""
-    peer = "nebhdemo1"
+    peer = "demo-outside"
     run(Command(argv=("ip", "link", "add", LINK, "type", "veth", "peer", "name", peer, "netns", cloud.name)))
     run(Command(argv=("ip", "address", "add", f"{OUTSIDE}/30", "dev", LINK)))
     run(Command(argv=("ip", "link", "set", LINK, "up")))
@@ -26,9 +28,15 @@ def keep(cloud: Cloud, *, story: Story, build: Path) -> None:
     story.say("")
     story.say("the cloud runs on:")
     story.say(f"  curl -H 'Host: {HOST}' http://{INSIDE}:{cloud.http_port}/")
-    story.say(f"  {config} nebh status")
+    story.say(f"  {config} {_nebh()} status")
     story.say(f"  a browser wants the name: echo '{INSIDE} {HOST}' >> /etc/hosts, http://{HOST}:{cloud.http_port}/")
     story.say("  make demo ARGS=--remove    takes it away")
+
+
+def _nebh() -> str:
+    """Return the program `nebh` of this very installation."""
+    program = Path(sys.executable).with_name("nebh")
+    return str(program) if program.exists() else f"{sys.executable} -P -m nebh.programs.nebh"
 
 
 def remove_kept(build: Path) -> bool:
