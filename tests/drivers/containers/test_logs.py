@@ -87,10 +87,7 @@ def test_half_lines_wait_and_odd_bytes_are_shown(tmp_path):
         b"2026-01-01T00:00:00.000000001Z stderr P one \n2026-01-01T00:00:00.000000002Z stderr F t\xffwo\n2026"
     )
     page = read_page(tmp_path, cursor="", limit=10)
-    assert [(line.stream, line.text, line.partial) for line in page.lines] == [
-        ("stderr", "one ", True),
-        ("stderr", "t�wo", False),
-    ]
+    assert [(line.stream, line.text, line.partial) for line in page.lines] == [("stderr", "one t�wo", False)]
     with path.open("ab") as file:
         file.write(b"-01-01T00:00:00.000000003Z stdout F three\n")
     assert [line.text for line in read_page(tmp_path, cursor=page.cursor, limit=10).lines] == ["three"]
@@ -108,3 +105,18 @@ def test_the_tail_starts_so_many_lines_before_the_end(tmp_path):
 def test_no_folder_is_no_lines(tmp_path):
     page = read_page(tmp_path / "none", cursor="", limit=5)
     assert (page.lines, page.cursor) == ((), "")
+
+
+def test_a_line_that_conmon_has_cut_is_joined_once_its_end_is_there(tmp_path):
+    path = tmp_path / NAME
+    begin = b"2026-01-01T00:00:00.000000001Z stdout F first\n2026-01-01T00:00:00.000000002Z stdout P sec\n"
+    path.write_bytes(begin)
+    page = read_page(tmp_path, cursor="", limit=10)
+    assert [line.text for line in page.lines] == ["first"]
+    waiting = read_page(tmp_path, cursor=page.cursor, limit=10)
+    assert [(line.text, line.partial) for line in waiting.lines] == [("sec", True)]  # a prompt is shown all the same
+    with path.open("ab") as file:
+        file.write(b"2026-01-01T00:00:00.000000003Z stdout F ond\n2026-01-01T00:00:00.000000004Z stderr F third\n")
+    page = read_page(tmp_path, cursor=page.cursor, limit=1)
+    assert [(line.text, line.partial) for line in page.lines] == [("second", False)]
+    assert [line.text for line in read_page(tmp_path, cursor=page.cursor, limit=10).lines] == ["third"]

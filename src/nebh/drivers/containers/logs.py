@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 NAME = "ctr.log"
 _LIVE = "ctr.log.live"
 _FIRST_LINE = 128
 _CHUNK = 1 << 20
+_LONGEST = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +142,34 @@ def _take(part: bytes, lines: list[LogLine], limit: int) -> int:
     used = 0
     while len(lines) < limit and (end := part.find(b"\n", used)) >= 0:
         line = _parse(part[used:end])
+        if line is not None and line.partial:
+            whole, end = _join(part, line, end)
+            if whole.partial and lines:
+                break  # its rest is about to come: next time, unless it is all there is
+            line = whole
         if line is not None:
             lines.append(line)
         used = end + 1
     if used == 0 and len(part) == _CHUNK:
         return len(part)  # a MiB without an end of line is not conmon's
     return used
+
+
+def _join(part: bytes, line: LogLine, end: int) -> tuple[LogLine, int]:
+    """Return a line with what goes on directly behind it, and where that ends: conmon cuts lines where its buffer
+    ends. Partial when the end is not there yet, or other output lies between."""
+    texts = [line.text]
+    size = len(line.text)
+    while size < _LONGEST and (after := part.find(b"\n", end + 1)) >= 0:
+        more = _parse(part[end + 1 : after])
+        if more is None or more.stream != line.stream:
+            break
+        texts.append(more.text)
+        size += len(more.text)
+        end = after
+        if not more.partial:
+            return replace(line, text="".join(texts), partial=False), end
+    return replace(line, text="".join(texts)), end
 
 
 def _parse(line: bytes) -> LogLine | None:
