@@ -155,6 +155,7 @@ def test_a_held_release_waits_for_a_word(cloud, services, background, eventually
     assert version_of(cloud, "held.example") == version
 
 
+@pytest.mark.long
 def test_old_releases_go_and_pinned_ones_stay(cloud, services, eventually):
     def trees_here():
         trees = [one for one in cloud.layout.trees.iterdir() if (one / "usr/bin/old").exists()]

@@ -117,6 +117,7 @@ def test_a_flood_of_output_stays_within_its_limit_and_is_named(cloud, web, servi
     assert "flood" in cloud.nebh("logs", "noisy", "--tail", "5").text
 
 
+@pytest.mark.long
 def test_following_logs_loses_no_line_when_files_rotate(cloud, services, eventually):
     services.deploy("chatty", more=f"limits: {{memory: 64M, log: {LOG_LIMIT >> 20}M}}\n")
     argv = cloud.inside(
