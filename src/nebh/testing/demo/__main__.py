@@ -44,11 +44,11 @@ def main() -> int:
     """Play the demo; return the exit status."""
     options = _parser().parse_args()
     story, build = Story(), options.build.resolve()
-    build.mkdir(parents=True, exist_ok=True)
     problems = problems_of((Path("/var/tmp"), build))
     if problems:
         sys.stderr.write("cannot run the demo:\n" + "".join(f"  {one}\n" for one in problems))
         return 1
+    build.mkdir(parents=True, exist_ok=True)
     for number in ENDING:
         signal.signal(number, _interrupt)
     try:

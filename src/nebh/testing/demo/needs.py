@@ -26,7 +26,7 @@ def problems_of(places: tuple[Path, ...]) -> list[str]:
             f"programs are missing: {', '.join(missing)}; `make demo` installs them with packaging/packages.sh"
         )
     for place in places:
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
         if free < DISK:
             found.append(f"{place} has {render_size(free)} free, {render_size(DISK)} are needed")
     free = _free_memory()
