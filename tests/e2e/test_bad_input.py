@@ -426,7 +426,7 @@ def listed(operator: Attacker) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     "moment",
-    ["loading argparse", "loading nebh.cli.deploy", "image", "release", "signed release", "accepted", "cut over"],
+    ["loading argparse", "loading nebh.cli.rollout", "image", "release", "signed release", "accepted", "cut over"],
 )
 def test_ctrl_c_at_any_moment(operator: Attacker, moment: str) -> None:
     """Nothing is half-done: the release that ran, or the one that was asked for, answers; the next deploy works."""
