@@ -162,16 +162,16 @@ class Executor:
             self._retire_orphans()
             self.plane.resting |= self._not_running()
             self.plane.ensure()
+            rows = self.context.work.instances()
+            self._forget_strangers(rows)
+            self.supervisor.start()
+            self.supervisor.watch_ingress()
+            self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
+            down = self._adopt(rows)
+            threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
+            self.engine.recover()
+            self.intake.recover()
             self._opened = True
-        rows = self.context.work.instances()
-        self._forget_strangers(rows)
-        self.supervisor.start()
-        self.supervisor.watch_ingress()
-        self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
-        down = self._adopt(rows)
-        threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
-        self.engine.recover()
-        self.intake.recover()
 
     def _retire_orphans(self) -> None:
         """New instances whose transaction has ended were left by a crash: they leave."""

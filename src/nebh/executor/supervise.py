@@ -43,12 +43,14 @@ class Supervisor:
         self._threads = [
             threading.Thread(target=self._watch_exits, name="exits", daemon=True),
             threading.Thread(target=self._probe, name="probes", daemon=True),
+            threading.Thread(target=self._logs.run, name="logs", daemon=True),
         ]
 
     def start(self) -> None:
         """Begin."""
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:  # a start that failed half-way is tried again
+                thread.start()
 
     def stop(self) -> None:
         """End the threads; instances run on."""
@@ -242,7 +244,6 @@ class Supervisor:
             for row in rows:
                 with contextlib.suppress(NebhError):
                     self._probe_one(row, failures, due)
-            self._logs.look()
             self._keep_shared()
 
     def _keep_shared(self) -> None:
