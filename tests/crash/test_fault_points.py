@@ -196,17 +196,6 @@ SWITCHED = (
     "state.checking.before",
     "state.cutting_over.before",
 )
-# What `make test` takes: one side of every point, both where the two sides are decided differently; `make test-long` the
-# rest.
-DECISIVE = ("cutover.", "back.switch", "back.endpoints", "state.")
-
-
-def is_long(point: str) -> bool:
-    """Tell whether a point is left to `make test-long`."""
-    return point.endswith(".before") and not point.startswith(DECISIVE)
-
-
-POINTS = [pytest.param(point, marks=pytest.mark.long if is_long(point) else ()) for point in fault_points()]
 POWER = (
     "state.preparing.after",
     "start.start.after",
@@ -221,7 +210,7 @@ POWER = (
 )
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", fault_points())
 def test_killed_and_recovered(node: Node, point: str) -> None:
     die_and_recover(node, point, power=False)
 
