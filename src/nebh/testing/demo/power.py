@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ CUTS = (
     ("STARTING", "start.start.after", "v2"),
     ("CHECKING", "state.checking.after", "v4"),
 )
+
+BEGUN_ANEW = 10.0
 
 
 def power_cut(stage: Stage) -> None:
@@ -78,24 +81,27 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _is_settled(stage: Stage, nonce: str) -> bool:
-    """The node has no transaction open, and the controller has heard how the command ended."""
-    if stage.cloud.nebh_executor("status", "--json", accept=tuple(range(256))).status:
+    """The node has no transaction open, and the controller has heard how the command ended. One that went back because
+    of the cut is begun anew by the node a moment later: only when nothing comes was it the end."""
+    status = stage.cloud.nebh_executor("status", "--json", accept=tuple(range(256)))
+    if status.status or json.loads(status.stdout)["transactions"]:
         return False
-    if stage.cloud.node_status()["transactions"]:
-        return False
-    done = stage.cloud.nebh("status", "web", "--json", accept=tuple(range(256)))
-    if done.status:
+    if stage.cloud.nebh("status", "web", "--json", accept=tuple(range(256))).status:
         return False
     ends = {f"transaction.{name}" for name in ("committed", "rolled-back", "dropped", "refused")}
-    return any(one["kind"] in ends for one in stage.events(nonce=nonce))
+    ended = [one for one in stage.events(nonce=nonce) if one["kind"] in ends]
+    if not ended:
+        return False
+    last = max(ended, key=lambda one: int(one["number"]))
+    return bool(last["kind"] == "transaction.committed" or time.time() - last["at"] / 1000 > BEGUN_ANEW)
 
 
 def _recovered(stage: Stage, asked: Plain) -> dict[str, str]:
     """Return what the executor found in its journal after the newest start."""
-    for one in reversed(stage.events()):
-        if one["kind"] == "transaction.recovered":
-            facts: dict[str, str] = one["facts"]
-            return facts
+    found = [one for one in stage.events() if one["kind"] == "transaction.recovered"]
+    if found:
+        facts: dict[str, str] = max(found, key=lambda one: int(one["number"]))["facts"]
+        return facts
     return {"state": "(no transaction)", "decision": f"nothing was open of release {asked['release']}"}
 
 
