@@ -93,6 +93,12 @@ def test_a_replayed_assignment_is_refused(attacker: Attacker) -> None:
     accepted(attacker)
 
 
+def test_a_number_that_runs_ahead_does_not_shut_out_later_ones(attacker: Attacker) -> None:
+    with attacker.untouched(event="assignment.refused"):
+        assert rule_of(attacker.assign(attacker.assignment(seq=2**53 - 1))) == "assignment.seq"
+    accepted(attacker)
+
+
 def test_an_assignment_with_an_extra_field_is_refused(attacker: Attacker) -> None:
     wish = {**codec.to_plain(attacker.assignment()), "image": "sha256:0"}
     with attacker.untouched(event="assignment.refused"):

@@ -27,6 +27,9 @@ from nebh.signing.statements import peek_statement
 T = TypeVar("T")
 _BEFORE_CUTOVER = frozenset({State.ASSIGNED, State.PREPARING, State.PREPARED, State.STARTING})
 
+SEQ_AHEAD = 24 * 3_600_000
+"""How far a number may be ahead of the clock, in ms (numbers of a new controller begin at Unix ms)."""
+
 
 class Intake:
     """Turns statements into transactions. One at a time."""
@@ -91,6 +94,13 @@ class Intake:
                 f"assignment {wish.seq} is not newer than {newest}, the newest this node has seen",
                 rule="assignment.seq",
                 hint="it was replayed or came out of order",
+            )
+        # Honest numbers follow the clock; one far ahead of it would shut the door on every later assignment.
+        if wish.seq > max(newest, self._context.clock.now_ms()) + SEQ_AHEAD:
+            raise Refused(
+                f"assignment {wish.seq} runs far ahead of this node's clock",
+                rule="assignment.seq",
+                hint="is a clock wrong? a hacked controller would do this too: replace its key",
             )
 
     def _peek(self, envelope: bytes, kind: str, cls: type[T]) -> T:
