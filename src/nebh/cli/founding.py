@@ -125,6 +125,21 @@ def read_pending(folder: Path) -> Pending | None:
         return None
 
 
+def first_record(name: str, *, sign_pk: str, seal_pk: str, subnets: tuple[str, str], now: int) -> NodeRecord:
+    """Return the record of a cloud's first node. now: Unix seconds."""
+    return NodeRecord(
+        node_id=hashlib.sha256(bytes.fromhex(sign_pk)).hexdigest(),
+        name=name,
+        groups=(),
+        sign_pk=sign_pk,
+        seal_pk=seal_pk,
+        wg_pk="",
+        subnets=subnets,
+        enrolled_at=now,
+        baseline=Baseline(snapshot=1, roles={"root": 1, "targets": 1}),
+    )
+
+
 def begin(
     node: NodeEnd, sign_pk: str, seal_pk: str, *, name: str, folder: Path, options: argparse.Namespace, out: Output
 ) -> Pending:
@@ -141,17 +156,8 @@ def begin(
         shutil.rmtree(folder)
     cluster_id, now = secrets.token_hex(16), now_seconds()
     controller = node.controller()
-    record = NodeRecord(
-        node_id=hashlib.sha256(bytes.fromhex(sign_pk)).hexdigest(),
-        name=node.name,
-        groups=(),
-        sign_pk=sign_pk,
-        seal_pk=seal_pk,
-        wg_pk="",
-        subnets=choose_subnets(options.subnet4, cluster_id),
-        enrolled_at=now,
-        baseline=Baseline(snapshot=1, roles={"root": 1, "targets": 1}),
-    )
+    subnets = choose_subnets(options.subnet4, cluster_id)
+    record = first_record(node.name, sign_pk=sign_pk, seal_pk=seal_pk, subnets=subnets, now=now)
     operator = generate_key()
     pins = (controller.tls_pin,) if node.listen else ()
     genesis = init_cluster(

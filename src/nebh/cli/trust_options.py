@@ -72,6 +72,13 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
         text="list every key and what it may sign; * is this computer's",
         examples=("nebh key list",),
     )
+    _add_key(keys, common)
+    _revoke_key(keys, common)
+    _rotate_key(keys, common)
+    _recover_key(keys, common)
+
+
+def _add_key(keys: Any, common: argparse.ArgumentParser) -> None:
     add = add_command(
         keys,
         common,
@@ -91,6 +98,12 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--as", dest="role", default="operator", type=_role, metavar="ROLE", help="operator, controller or ci:SERVICE"
     )
+    _words_option(add)
+    _widen_option(add)
+    _passphrase_option(add)
+
+
+def _revoke_key(keys: Any, common: argparse.ArgumentParser) -> None:
     revoke = add_command(
         keys,
         common,
@@ -105,6 +118,11 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
     revoke.add_argument(
         "--since", type=int, default=0, metavar="TIME", help="CI keys: delist releases signed since then (Unix seconds)"
     )
+    _words_option(revoke)
+    _widen_option(revoke)
+
+
+def _rotate_key(keys: Any, common: argparse.ArgumentParser) -> None:
     rotate = add_command(
         keys,
         common,
@@ -117,6 +135,12 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     rotate.add_argument("--recovery", action="store_true", help="replace the recovery words instead")
     rotate.add_argument("--new-words-file", default="", metavar="FILE", help="write the new words there")
+    _words_option(rotate)
+    _widen_option(rotate)
+    _passphrase_option(rotate)
+
+
+def _recover_key(keys: Any, common: argparse.ArgumentParser) -> None:
     recover = add_command(
         keys,
         common,
@@ -133,11 +157,9 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
     recover.add_argument("--name", default="", metavar="NAME", help="on a new computer: how to call the cloud here")
     recover.add_argument("--controller", default="", metavar="ADDRESS", help="with --name: where its controller is")
     recover.add_argument("--pin", default="", metavar="HEX", help="SHA-256 of its certificate, for https")
-    for parser in (add, revoke, rotate, recover):
-        _words_option(parser)
-        _widen_option(parser)
-    for parser in (add, rotate, recover):
-        _passphrase_option(parser)
+    _words_option(recover)
+    _widen_option(recover)
+    _passphrase_option(recover)
 
 
 def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:

@@ -429,7 +429,7 @@ class Intake:
             current = self._context.work.open_transaction(service)
             if current is not None and not to:
                 self._engine.cancel(current, "root on this node said rollback")
-                return current
+                return replace(current, to_counter=current.from_counter)
             counter = to or self._previous(service, known.epoch, known.counter)
             return self.begin(
                 service=service,
