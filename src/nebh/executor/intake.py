@@ -9,6 +9,7 @@ import base64
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from nebh.executor.context import Context
