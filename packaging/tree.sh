@@ -34,7 +34,9 @@ if [ ! -e "$venv/.complete" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --retries 5 \
-        --require-hashes -r "$pins"
+        --no-compile --require-hashes -r "$pins"
+    # pip compiles on one core; some packages carry files for other versions of Python, which do not compile.
+    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
     "$venv/bin/python" -c 'import site, sys; print(sys.argv[1], file=open(site.getsitepackages()[0] + "/nebh.pth", "w"))' \
         "$prefix/src"
     touch "$venv/.complete"

@@ -108,7 +108,7 @@ TABLE = {
     (State.HEALTHY, True): Recovery.FORWARD,
     (State.ROLLING_BACK, False): Recovery.FINISH_ROLLBACK,
     (State.ROLLING_BACK, True): Recovery.FINISH_ROLLBACK,
-    **{(state, cutover): Recovery.NOTHING for state in ENDED for cutover in (False, True)},
+    **{(state, cutover): Recovery.NOTHING for state in State if state in ENDED for cutover in (False, True)},
 }
 
 
