@@ -102,8 +102,9 @@ def test_only_host_touches_the_machine() -> None:
     machine = re.compile(
         r"import_module\(\s*[\"'](subprocess|socket|ctypes)[\"']|__import__\(|os\.(system|popen|exec|spawn)"
     )
+    alone = SOURCE / "testing" / "example_app.py"  # a program that runs inside test images, without the rest of Nebh
     for path in python_files("src"):
-        if path.is_relative_to(SOURCE / "host"):
+        if path.is_relative_to(SOURCE / "host") or path == alone:
             continue
         text = path.read_text()
         assert not imports_of(ast.parse(text)) & {"subprocess", "socket", "ctypes"}, named(path)
