@@ -102,15 +102,21 @@ def wait(pid: int, timeout: float) -> int | None:
 
 
 def main() -> None:
-    """Answer commands until standard input ends."""
+    """Answer commands until standard input ends; then nothing it started lives on, however its parent ended."""
+    forked: set[int] = set()
     for line in sys.stdin:
         wish = json.loads(line)
         if wish["cmd"] == "wait":
             answer: dict[str, Any] = {"status": wait(wish["pid"], wish["timeout"])}
+            if answer["status"] is not None:
+                forked.discard(wish["pid"])
         else:
             answer = {"pid": fork(wish)}
+            forked.add(answer["pid"])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+    for pid in forked:
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
