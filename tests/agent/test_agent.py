@@ -27,6 +27,8 @@ from nebh.model.statement import Assignment, Outcome, Phase, TransportKey
 from nebh.signing.statements import peek_statement, sign_statement
 from nebh.wire import codec
 
+pytestmark = pytest.mark.e2e
+
 
 class StandIn:
     """As much of an executor as the agent sees."""

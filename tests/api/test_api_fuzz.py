@@ -13,6 +13,8 @@ from nebh.client.http import HttpConnection
 from nebh.client.transport import UnixTransport
 from nebh.model.api import Who
 
+pytestmark = pytest.mark.e2e
+
 SLOW = {"/v1/services/{service}/logs"}
 
 

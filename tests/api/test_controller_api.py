@@ -24,6 +24,8 @@ from nebh.model.statement import Action, Assignment, Order, Outcome, Phase, Runn
 from nebh.signing.statements import Seed, sign_statement, verify_statement
 from nebh.signing.wish import Wish
 
+pytestmark = pytest.mark.e2e
+
 CLUSTER = "c" * 32
 
 

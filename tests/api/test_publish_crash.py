@@ -13,6 +13,8 @@ from nebh.signing.trust_store import TrustStore
 from nebh.signing.trusted_set import read_trusted_set
 from nebh.signing.wish import Wish
 
+pytestmark = pytest.mark.e2e
+
 POINTS = (
     ("controller.publish.files.after", False),
     ("controller.publish.swap.before", False),

@@ -9,6 +9,8 @@ import pytest
 
 from nebh.signing.keys import generate_key
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def deployed(founded):

@@ -11,6 +11,8 @@ import pytest
 
 from nebh.model.statement import Action, Assignment, Order, Phase
 
+pytestmark = pytest.mark.e2e
+
 SCALED = "replicas: {count: 1, min: 1, max: 3}\n"
 
 

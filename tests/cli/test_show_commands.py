@@ -16,6 +16,8 @@ from nebh.cli.show import expiry_warnings
 from nebh.client.api_client import Client
 from nebh.model.errors import Conflict
 
+pytestmark = pytest.mark.e2e
+
 DAY = 86_400
 
 
