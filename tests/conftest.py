@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 NETNS = Path("/run/netns")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -73,6 +74,12 @@ def observe_leftovers() -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # No clock: machines are busy. The same examples each time: a red run is about the change, not about luck. The long
+    # run looks for new ones.
+    settings.register_profile(
+        "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=not config.getoption("--long")
+    )
+    settings.load_profile("house")
     if not hasattr(config, "workerinput"):
         config.stash[BEFORE] = observe_leftovers()
 
