@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -80,6 +81,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=not config.getoption("--long")
     )
     settings.load_profile("house")
+    # A shell starts what it puts in the background with SIGINT ignored, and so would all we start to press Ctrl-C on.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         config.stash[BEFORE] = observe_leftovers()
 
