@@ -38,6 +38,8 @@ from nebh.host.spawn import Spawn
 from nebh.model.errors import BadInput, Failed, Unreachable
 from nebh.model.network import Backend, IngressPlan, Slot, SlotChange, SlotCounters, SlotState
 
+WORKERS_END_S = 5.0
+
 PROGRAM = "/usr/sbin/haproxy"
 QUIET_SECONDS = 12.0
 _START_SECONDS = 15.0
@@ -211,6 +213,7 @@ class HaproxyIngress:
 
     def _start(self, plan: IngressPlan) -> None:
         self._runtime.close()
+        self._wait_for_old_workers(ports_of(plan))
         self._admit_ports(ports_of(plan))
         for name in ("admin.sock", "master.sock"):
             (self._run / name).unlink(missing_ok=True)
@@ -299,6 +302,14 @@ class HaproxyIngress:
                 return False
             time.sleep(0.02)
         return False
+
+    def _wait_for_old_workers(self, ports: tuple[int, ...]) -> None:
+        """The workers of a killed master end a moment after it and hold its ports until then."""
+        if self._process is None:
+            return
+        end = time.monotonic() + WORKERS_END_S
+        while any(listener_of(port, seen_from=self._seen_from) for port in ports) and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _admit_ports(self, ports: tuple[int, ...]) -> None:
         for port in ports:
