@@ -298,7 +298,7 @@ def test_the_agent_is_small_and_sleeps(agent):
 
     before = cpu()
     time.sleep(5)
-    assert cpu() - before <= 1
+    assert cpu() - before <= 10  # a fiftieth of a core: a loop that does not sleep takes 500
     pss = next(line for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     print("agent", pss)
     assert int(pss.split()[1]) < 22 * 1024

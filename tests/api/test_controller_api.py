@@ -311,7 +311,7 @@ def test_it_is_small_and_sleeps(cloud):
     def voluntary(text: str) -> int:
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("voluntary")))
 
-    assert voluntary(after) - voluntary(switches) <= 2
+    assert voluntary(after) - voluntary(switches) <= 10  # a timer of 100 ms would make 60
     pss = next(line for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     print("PSS", pss)
     assert int(pss.split()[1]) < 80 * 1024
