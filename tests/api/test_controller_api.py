@@ -306,7 +306,7 @@ def test_it_is_small_and_sleeps(cloud):
     switches = (folder / "status").read_text()
     time.sleep(6)
     after = (folder / "status").read_text()
-    assert cpu() - before <= 1
+    assert cpu() - before <= 10  # a loop that does not sleep takes 600
 
     def voluntary(text: str) -> int:
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("voluntary")))
