@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,20 @@ def test_a_killed_resolver_comes_back_with_the_next_change(real):
     for process in real.pids():
         processes.send_signal(process, signal.SIGKILL)
     real.driver.apply(DnsRecords(services={"db": (ONE,)}))
+    assert real.answer("db") == ("10.78.0.16", "fd00:78::10")
+
+
+@pytest.mark.root
+def test_a_resolver_that_dies_while_it_is_told_is_started_again(real):
+    real.driver.ensure(SUBNETS)
+    for process in real.pids():
+        processes.send_signal(process, signal.SIGSTOP)  # alive, and silent
+    ending = threading.Timer(0.5, lambda: [processes.send_signal(process, signal.SIGKILL) for process in real.pids()])
+    ending.start()
+    try:
+        real.driver.apply(DnsRecords(services={"db": (ONE,)}))
+    finally:
+        ending.join()
     assert real.answer("db") == ("10.78.0.16", "fd00:78::10")
 
 

@@ -128,14 +128,15 @@ class DnsmasqDns:
         raise Failed(f"cannot start the {server.name} resolver: it does not answer on {server.address.v4}")
 
     def _reload(self, server: _Server, *, mark: str) -> None:
-        process = self._ensure(server)
-        if self._ask(server, mark) == "ok":
-            return
-        processes.send_signal(process, signal.SIGHUP)
         until = self._clock.monotonic() + _PATIENCE
+        told: ProcessId | None = None
         while self._clock.monotonic() < until:
+            process = self._ensure(server)  # it may have been killed a moment ago, or while we wait
             if self._ask(server, mark) == "ok":
                 return
+            if process != told:
+                processes.send_signal(process, signal.SIGHUP)
+                told = process
             self._clock.sleep(0.001)
         raise Failed(f"cannot change DNS records: the {server.name} resolver does not take them")
 
