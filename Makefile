@@ -11,9 +11,12 @@ ifeq ($(UID),0)
 # One tree per checkout: two checkouts on one machine do not run each other's code.
 DEV := /opt/nebh-dev-$(firstword $(shell printf %s '$(CURDIR)' | cksum))
 SETUP := setup-root
+# Wherever the checkout is, and whoever owns it: what runs as root is the copy that only root can change.
+SOURCES := -o pythonpath=
 else
 DEV := $(CURDIR)/.venv
 SETUP := setup-user
+SOURCES :=
 endif
 PYTHON := $(DEV)/venv/bin/python
 TOOLS := $(DEV)/venv/bin
@@ -38,10 +41,10 @@ demo: $(SETUP) ## the story on this machine, as root: deploy, update, rollback, 
 	@$(SETTLED) $(PYTHON) -P -m nebh.testing.demo $(ARGS)
 
 test: $(SETUP) ## all tests but the long ones; as an ordinary user those that need no root
-	@$(SETTLED) $(PYTEST)
+	@$(SETTLED) $(PYTEST) $(SOURCES)
 
 test-long: $(SETUP) ## the long ones too
-	@$(SETTLED) $(PYTEST) --long
+	@$(SETTLED) $(PYTEST) $(SOURCES) --long
 
 check: setup-python ## style, types, floors and the tests that need no root: under two minutes
 	@failed=(); \
