@@ -12,6 +12,7 @@ from nebh.model.network import addresses
 from nebh.model.release import Release
 from nebh.model.service import Check, CheckKind
 from nebh.model.work import InstanceRow
+from nebh.planning.health import count_failures, judge_answers, judge_check
 
 FIRST_PAUSE = 0.02
 
@@ -117,11 +118,8 @@ class Bake:
             return ""
         self._due[key] = now + check.interval / 1000
         result = look(self._context, row, check)
-        if result.made or not result.ok:  # a check that nobody made clears no failure
-            self._failures[key] = 0 if result.ok else self._failures.get(key, 0) + 1
-        if self._failures.get(key, 0) >= check.failures:
-            return f"check {check.name} of {row.id} failed {check.failures} times: {result.detail}"
-        return ""
+        self._failures[key] = count_failures(self._failures.get(key, 0), result)
+        return judge_check(row.id, check, failures=self._failures[key], detail=result.detail)
 
     def _proxy_errors(self) -> str:
         """Compare the proxy's own numbers with the share of errors that the release allows."""
@@ -131,11 +129,7 @@ class Bake:
         numbers = self._count()
         if self._base is None:
             self._base = numbers
-        total = sum(t for t, _ in numbers.values()) - sum(t for t, _ in self._base.values())
-        errors = sum(e for _, e in numbers.values()) - sum(e for _, e in self._base.values())
-        if total >= 20 and errors * 100 > allowed * total:
-            return f"{errors} of {total} requests failed at the ingress; {allowed} % are allowed"
-        return ""
+        return judge_answers(self._base, numbers, allowed=allowed)
 
     def _count(self) -> dict[str, tuple[int, int]]:
         policy = self._context.effective(self._release.service)

@@ -126,10 +126,14 @@ class Intake:
             self._refuse(wish, error)
             raise
 
-    def _refuse(self, wish: Assignment, error: Refused) -> None:
+    def _refuse(self, wish: Assignment | Order, error: Refused) -> None:
+        if isinstance(wish, Order):
+            kind, what, counter = "order", f"an order to {wish.action.value}", 0
+        else:
+            kind, what, counter = "assignment", f"an assignment to release {wish.counter}", wish.counter
         self._context.event(
-            "assignment.refused",
-            f"{wish.service}: an assignment to release {wish.counter} was refused: {error}",
+            f"{kind}.refused",
+            f"{wish.service}: {what} was refused: {error}",
             severity=Severity.ALARM,
             service=wish.service,
             hint=error.hint,
@@ -139,7 +143,7 @@ class Intake:
             Outcome.REFUSED,
             nonce=wish.nonce,
             service=wish.service,
-            counter=wish.counter,
+            counter=counter,
             rule=error.rule,
             detail=error.message,
             hint=error.hint,
@@ -286,12 +290,12 @@ class Intake:
             if not verdict.ok:
                 raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint)
         except Refused as error:
-            self._refuse_order(wish, error)
+            self._refuse(wish, error)
             raise
         with self._lock:
             if wish.nonce in self._context.accepted.state().nonces:  # the same bytes came twice at once
                 twice = Refused("the order was carried out here before", rule="order")
-                self._refuse_order(wish, twice)
+                self._refuse(wish, twice)
                 raise twice
             try:
                 with self._context.database.atomically():
@@ -304,24 +308,6 @@ class Intake:
                     Outcome.FAILED, nonce=wish.nonce, service=wish.service, detail=error.message, hint=error.hint
                 )
                 raise
-
-    def _refuse_order(self, wish: Order, error: Refused) -> None:
-        self._context.event(
-            "order.refused",
-            f"{wish.service}: an order to {wish.action.value} was refused: {error}",
-            severity=Severity.ALARM,
-            service=wish.service,
-            hint=error.hint,
-            facts={"rule": error.rule, "nonce": wish.nonce},
-        )
-        self._context.receipt(
-            Outcome.REFUSED,
-            nonce=wish.nonce,
-            service=wish.service,
-            rule=error.rule,
-            detail=error.message,
-            hint=error.hint,
-        )
 
     def _order_signer(self, envelope: bytes) -> tuple[str, bool]:
         fresh = True

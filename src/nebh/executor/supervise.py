@@ -15,15 +15,12 @@ from nebh.executor.instances import build, exit_text, readiness, release_of
 from nebh.host.waiting import Waiter
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
-from nebh.model.instance import Observed, Status
+from nebh.model.instance import CheckResult, Observed, Status
 from nebh.model.network import link_plan
-from nebh.model.service import Check
 from nebh.model.work import InstanceRow, Role
+from nebh.planning.health import Backoff, Probe, Step, count_failures, judge_probe, next_restart
 
 STEADY = 5.0
-BACKOFF_FIRST = 1.0
-BACKOFF_MOST = 60.0
-CALM = 600.0
 INGRESS = "the proxy"
 
 
@@ -38,7 +35,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._watched: set[str] = set()
         self._reviving: set[str] = set()
-        self._quick: dict[str, tuple[int, float]] = {}
+        self._backoff: dict[str, Backoff] = {}
         self._ended_for: dict[str, str] = {}
         self._threads = [
             threading.Thread(target=self._watch_exits, name="exits", daemon=True),
@@ -149,12 +146,10 @@ class Supervisor:
     # restarts
 
     def _delay(self, name: str) -> float:
-        """Return the seconds to wait before the next restart: 0 first, then doubling from 1 to 60 s."""
-        now = self._context.clock.monotonic()
-        count, last = self._quick.get(name, (0, 0.0))
-        count = 0 if now - last > CALM else count
-        self._quick[name] = (count + 1, now)
-        return 0.0 if count == 0 else min(BACKOFF_FIRST * 2 ** (count - 1), BACKOFF_MOST)
+        """Return the seconds to wait before the next restart."""
+        now = round(self._context.clock.monotonic() * 1000)
+        self._backoff[name], delay = next_restart(self._backoff.get(name, Backoff(ended=now)), now=now)
+        return delay / 1000
 
     def _revive_later(self, row: InstanceRow, delay: float) -> None:
         with self._lock:
@@ -237,8 +232,8 @@ class Supervisor:
     # probes of what is committed
 
     def _probe(self) -> None:
-        failures: dict[tuple[str, str], int] = {}
-        due: dict[tuple[str, str], float] = {}
+        failures: dict[tuple[str, Probe], int] = {}
+        due: dict[tuple[str, Probe], float] = {}
         while not self._context.stopping.wait(STEADY):
             rows = [one for one in self._context.work.instances() if one.role is Role.SERVING]
             for row in rows:
@@ -262,41 +257,39 @@ class Supervisor:
             self._context.event("network.broken", f"cannot repair the network: {error}", severity=Severity.ALARM)
 
     def _probe_one(
-        self, row: InstanceRow, failures: dict[tuple[str, str], int], due: dict[tuple[str, str], float]
+        self, row: InstanceRow, failures: dict[tuple[str, Probe], int], due: dict[tuple[str, Probe], float]
     ) -> None:
         if row.id in self._reviving or self._context.work.open_transaction(row.service) is not None:
             return
         health = release_of(self._context, row).health
-        for name, check in (("liveness", health.liveness), ("readiness", health.readiness)):
-            now = self._context.clock.monotonic()
-            if check is None or due.get((row.id, name), 0.0) > now:
+        for probe, check in ((Probe.LIVENESS, health.liveness), (Probe.READINESS, health.readiness)):
+            key, now = (row.id, probe), self._context.clock.monotonic()
+            if check is None or due.get(key, 0.0) > now:
                 continue
-            due[row.id, name] = now + max(STEADY, check.interval / 1000)
+            due[key] = now + max(STEADY, check.interval / 1000)
             result = look(self._context, row, check)
-            key = (row.id, name)
-            failures[key] = 0 if result.ok else failures.get(key, 0) + 1
-            self._judge(row, name, check, failures[key], result.detail)
+            failures[key] = count_failures(failures.get(key, 0), result)
+            step = judge_probe(probe, check, failures=failures[key], resting=row.id in self._plane.resting)
+            if step is Step.END:
+                failures[key] = 0  # of the one that takes its place nothing is known
+            self._take(row, probe, step, result)
         if health.readiness is None and row.id in self._plane.resting:
             self._try_again(row)
 
-    def _judge(self, row: InstanceRow, name: str, check: Check, failed: int, detail: str) -> None:
-        resting = row.id in self._plane.resting
-        if name == "readiness" and failed == 0 and resting:
-            self._plane.rest(row, resting=False)
-        if failed != check.failures:
-            return
-        self._context.event(
-            f"instance.{name}-failed",
-            f"{row.id}: {name} failed {failed} times: {detail}",
-            severity=Severity.WARNING,
-            service=row.service,
-            facts={"instance": row.id},
-        )
-        if name == "liveness":
-            self._ended_for[row.id] = f"liveness failed: {detail}"
+    def _take(self, row: InstanceRow, probe: Probe, step: Step, result: CheckResult) -> None:
+        if step in (Step.REST, Step.END):
+            self._context.event(
+                f"instance.{probe.value}-failed",
+                f"{row.id}: {probe.value} failed: {result.detail}",
+                severity=Severity.WARNING,
+                service=row.service,
+                facts={"instance": row.id},
+            )
+        if step is Step.END:
+            self._ended_for[row.id] = f"liveness failed: {result.detail}"
             self._context.drivers.containers.signal(row.id, "KILL")  # its end is noticed like any other
-        elif not resting:
-            self._plane.rest(row, resting=True)
+        elif step in (Step.REST, Step.WAKE):
+            self._plane.rest(row, resting=step is Step.REST)
 
     def _try_again(self, row: InstanceRow) -> None:
         check = readiness(release_of(self._context, row))

@@ -1,12 +1,14 @@
-"""Health as a pure state machine: what a check's result means, whether a bake passes, when to restart. Times in ms."""
+"""What looking at instances means: does a bake fail, what is done with one that fails its probes, when does one that
+ended come back. Times in ms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 from nebh.model.instance import CheckResult
-from nebh.model.service import Check, Health, Update
+from nebh.model.service import Check
 
 FIRST_DELAY = 1_000
 MOST_DELAY = 60_000
@@ -15,153 +17,55 @@ FEWEST_ANSWERS = 20
 """Below so many answers a share of errors says nothing."""
 
 
-class Probe(StrEnum):
-    """Which of an instance's checks a result is of."""
+def count_failures(before: int, result: CheckResult) -> int:
+    """Return how often in a row a check has failed now. One that nobody could make clears no failure."""
+    if not result.ok:
+        return before + 1
+    return 0 if result.made else before
 
-    STARTUP = "startup"
+
+def judge_check(instance: str, check: Check, *, failures: int, detail: str) -> str:
+    """Return why a bake fails by this check, "" when it goes on."""
+    if failures < check.failures:
+        return ""
+    return f"check {check.name} of {instance} failed {failures} times: {detail}"
+
+
+def judge_answers(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]], *, allowed: int) -> str:
+    """Return why a bake fails by the proxy's own numbers, "" when it goes on.
+
+    before, now: (answers, 5xx among them) of each slot of the new side. allowed: percent.
+    """
+    total, errors = (sum(one[i] for one in now.values()) - sum(one[i] for one in before.values()) for i in (0, 1))
+    if total < FEWEST_ANSWERS or errors * 100 <= allowed * total:
+        return ""
+    return f"{errors} of {total} requests failed at the ingress; {allowed} % are allowed"
+
+
+class Probe(StrEnum):
+    """Which of a serving instance's checks a result is of."""
+
     READINESS = "readiness"
     LIVENESS = "liveness"
 
 
-class Standing(StrEnum):
-    """What is to be done with an instance. starting: wait. ready: traffic. unready: no traffic. dead: restart it.
-    late: it did not get ready within `startup_timeout`."""
+class Step(StrEnum):
+    """What a probe of a serving instance leads to. rest: no traffic until it is ready. wake: traffic again. end: kill
+    it, its restart follows."""
 
-    STARTING = "starting"
-    READY = "ready"
-    UNREADY = "unready"
-    DEAD = "dead"
-    LATE = "late"
-
-
-@dataclass(frozen=True, kw_only=True)
-class InstanceHealth:
-    """What is known of one instance. failures: in a row, by probe; detail: of the newest failure; last: when each
-    probe was made last."""
-
-    began: int
-    started: bool = False
-    standing: Standing = Standing.STARTING
-    failures: dict[Probe, int] = field(default_factory=dict)
-    last: dict[Probe, int] = field(default_factory=dict)
-    detail: str = ""
+    NONE = "none"
+    REST = "rest"
+    WAKE = "wake"
+    END = "end"
 
 
-def begin(health: Health, *, now: int) -> InstanceHealth:
-    """Return the state of an instance that has just been started."""
-    standing = Standing.STARTING if health.startup or health.readiness else Standing.READY
-    return InstanceHealth(began=now, started=health.startup is None, standing=standing)
-
-
-def due(state: InstanceHealth, health: Health, *, now: int) -> tuple[Probe, ...]:
-    """Return the probes to make now, in order. Readiness and liveness wait for startup; a dead instance gets none."""
-    if state.standing in {Standing.DEAD, Standing.LATE}:
-        return ()
-    wanted = (Probe.READINESS, Probe.LIVENESS) if state.started else (Probe.STARTUP,)
-    checks = {probe: check_of(health, probe) for probe in wanted}
-    return tuple(
-        probe
-        for probe, check in checks.items()
-        if check is not None and now - state.last.get(probe, now - check.interval) >= check.interval
-    )
-
-
-def check_of(health: Health, probe: Probe) -> Check | None:
-    """Return the declared check."""
-    return {
-        Probe.STARTUP: health.startup,
-        Probe.READINESS: health.readiness,
-        Probe.LIVENESS: health.liveness,
-    }[probe]
-
-
-def advance(
-    state: InstanceHealth, health: Health, *, probe: Probe, result: CheckResult, now: int
-) -> tuple[InstanceHealth, Standing]:
-    """Return the state after one result, and what it means. DEAD and LATE are final."""
-    check = check_of(health, probe)
-    if check is None or state.standing in {Standing.DEAD, Standing.LATE}:
-        return state, state.standing
-    failures = 0 if result.ok else state.failures.get(probe, 0) + 1
-    detail = state.detail if result.ok else f"{check.name}: {result.detail}"
-    after = replace(state, failures=state.failures | {probe: failures}, last=state.last | {probe: now}, detail=detail)
-    if probe is Probe.STARTUP:
-        after = _after_startup(after, health, ok=result.ok)
-    elif probe is Probe.READINESS:
-        after = _after_readiness(after, ok=result.ok, over=failures >= check.failures)
-    elif failures >= check.failures:
-        after = replace(after, standing=Standing.DEAD)
-    if after.standing is Standing.STARTING and now - after.began >= health.startup_timeout:
-        after = replace(after, standing=Standing.LATE)
-    return after, after.standing
-
-
-def _after_startup(state: InstanceHealth, health: Health, *, ok: bool) -> InstanceHealth:
-    if not ok:
-        return state
-    standing = Standing.STARTING if health.readiness is not None else Standing.READY
-    return replace(state, started=True, standing=standing)
-
-
-def _after_readiness(state: InstanceHealth, *, ok: bool, over: bool) -> InstanceHealth:
-    if ok:
-        return replace(state, standing=Standing.READY)
-    return replace(state, standing=Standing.UNREADY) if over and state.standing is Standing.READY else state
-
-
-class BakeVerdict(StrEnum):
-    """watching: not over yet."""
-
-    WATCHING = "watching"
-    PASSED = "passed"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What a bake looks at. check, result: a check that was made just now, of which instance. restarts: of the new side
-    since the cut-over. answered, errors: the proxy's answers of the new side since then, and 5xx among them."""
-
-    instance: str = ""
-    check: Check | None = None
-    result: CheckResult | None = None
-    restarts: int = 0
-    answered: int = 0
-    errors: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bake:
-    """A bake under way. failures: in a row, by (instance, check). reason: why it failed."""
-
-    began: int
-    failures: dict[tuple[str, str], int] = field(default_factory=dict)
-    verdict: BakeVerdict = BakeVerdict.WATCHING
-    reason: str = ""
-
-
-def advance_bake(state: Bake, update: Update, *, seen: Seen, now: int) -> tuple[Bake, BakeVerdict]:
-    """Return the bake after what was seen. A failure found in the last look counts even when the time is over."""
-    if state.verdict is not BakeVerdict.WATCHING:
-        return state, state.verdict
-    failures, reason = dict(state.failures), ""
-    if seen.check is not None and seen.result is not None:
-        key = (seen.instance, seen.check.name)
-        failures[key] = 0 if seen.result.ok else failures.get(key, 0) + 1
-        if failures[key] >= seen.check.failures:
-            reason = f"check {seen.check.name} of {seen.instance} failed {failures[key]} times: {seen.result.detail}"
-    if seen.restarts:
-        reason = reason or f"the new side ended {seen.restarts} times"
-    elif seen.answered >= FEWEST_ANSWERS and seen.errors * 100 > update.max_error_percent * seen.answered:
-        share = f"{seen.errors} of {seen.answered} answers at the ingress were errors"
-        reason = reason or f"{share}; {update.max_error_percent} % are allowed"
-    verdict = BakeVerdict.WATCHING
-    if reason:
-        verdict = BakeVerdict.FAILED
-    elif now - state.began >= update.bake:
-        verdict = BakeVerdict.PASSED
-    after = replace(state, failures=failures, verdict=verdict, reason=reason)
-    return after, verdict
+def judge_probe(probe: Probe, check: Check, *, failures: int, resting: bool) -> Step:
+    """Return what to do after a probe that has failed `failures` times in a row by now (0: it went well)."""
+    if probe is Probe.LIVENESS:
+        return Step.END if failures >= check.failures else Step.NONE
+    if failures == 0:
+        return Step.WAKE if resting else Step.NONE
+    return Step.REST if failures >= check.failures and not resting else Step.NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +76,9 @@ class Backoff:
     ended: int = 0
 
 
-def next_restart(state: Backoff, *, now: int, healthy_for: int = 0) -> tuple[Backoff, int]:
-    """Return the state after one more end, and the delay before the restart: 1, 2, 4 ... 60 s.
-
-    healthy_for: how long the instance had been ready before it ended; after 10 minutes it starts again at 1 s.
-    """
-    count = 1 if healthy_for >= CALM else state.count + 1
-    return Backoff(count=count, ended=now), min(FIRST_DELAY * 2 ** min(count - 1, 16), MOST_DELAY)
+def next_restart(state: Backoff, *, now: int) -> tuple[Backoff, int]:
+    """Return the state after one more end, and the delay before the restart: 0, then 1, 2, 4 ... 60 s; after 10 minutes
+    without an end it starts again at 0."""
+    count = 0 if now - state.ended > CALM else state.count
+    delay = 0 if count == 0 else min(FIRST_DELAY * 2 ** min(count - 1, 16), MOST_DELAY)
+    return Backoff(count=count + 1, ended=now), delay
