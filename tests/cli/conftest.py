@@ -117,7 +117,7 @@ class StandIn:
             outcome=outcome,
             service=service,
             counter=counter,
-            **more,  # type: ignore[arg-type]
+            **{"snapshot": self.snapshot, **more},  # type: ignore[arg-type]
         )
         envelope = base64.b64encode(sign_statement("receipt", receipt, self.sign)).decode()
         self.events += 1

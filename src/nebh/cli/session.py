@@ -57,6 +57,8 @@ class Session:
         self._folder: ClusterFolder | None = None
         self._client: Client | None = None
         self._key: StatementSigner | None = None
+        self.snapshot = 0
+        """The snapshot that this command published, 0 = none."""
 
     @property
     def folder(self) -> ClusterFolder:
@@ -146,6 +148,8 @@ class Session:
     ) -> State:
         """Publish what `sign` makes of the verified state, as `publish` does. Raises Conflict when others keep being
         first, or when the second look shows something that widens and was not agreed to at the first."""
+        from nebh.signing.repository import snapshot_of
+
         agreed: frozenset[str] = frozenset()
         for attempt in range(PUBLISH_ATTEMPTS):
             state = self.state(wanted=wanted, accept_expired=accept_expired)
@@ -163,35 +167,30 @@ class Session:
                     raise
                 continue
             self.folder.published(publication)
+            self.snapshot = snapshot_of(publication)
             return state
         raise AssertionError("unreachable")
 
     def show_difference(self, difference: Difference, *, agreed: frozenset[str] | None = None) -> frozenset[str]:
         """Show every change, and ask before any that widens; return those. agreed: what was agreed to at an earlier
         look: then more than that is a Conflict. Raises BadInput when nobody agrees."""
+        from nebh.planning.operate import Consent, may_sign_difference
+
         changes, widening = _lines_of(difference)
         for line in changes:
             self.out.note(f"  {harmless(line)}")
         for line in sorted(widening):
             self.out.note(self.out.paint(f"  widens: {harmless(line)}", "yellow"))
-        if agreed is not None and widening - agreed:
-            raise Conflict(
-                "cannot publish: somebody else published meanwhile, and now this would allow more than you agreed to",
-                hint="look at the lines above and run the command again",
-            )
-        if agreed is None and widening:
-            self._ask_widening(widening)
-        return widening
-
-    def _ask_widening(self, widening: frozenset[str]) -> None:
-        if confirm("This allows more than before. Sign it?", yes=getattr(self.options, "yes_widen", False)):
-            return
+        asks = agreed is None and bool(widening)
+        yes = asks and confirm("This allows more than before. Sign it?", yes=getattr(self.options, "yes_widen", False))
+        verdict = may_sign_difference(Consent(widening=widening, consented=yes, agreed=agreed))
+        if verdict.ok:
+            return widening
+        if agreed is not None:
+            raise Conflict(f"cannot publish: {verdict.reason}", hint=verdict.hint)
         listed = "".join(f"\n  widens: {harmless(line)}" for line in sorted(widening))
-        raise BadInput(
-            "nothing was signed: nobody agreed to what allows more than before"
-            + (listed if self.out.quiet or self.out.json_wanted else ""),
-            hint="--yes-widen agrees in scripts",
-        )
+        silent = self.out.quiet or self.out.json_wanted
+        raise BadInput(f"nothing was signed: {verdict.reason}" + (listed if silent else ""), hint=verdict.hint)
 
     def close(self) -> None:
         """Close the connection."""

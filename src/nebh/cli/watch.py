@@ -24,12 +24,13 @@ _COLOURS = {Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.ALARM: "r
 @dataclass(kw_only=True)
 class Followed:
     """What became of a command. receipts: the newest of each node by name; everyone: all in order; seen: cursor of
-    the events that were shown."""
+    the events that were shown; ignored: why the newest receipt that did not count did not."""
 
     nonce: str
     receipts: dict[str, Receipt] = field(default_factory=dict)
     everyone: list[tuple[str, Receipt]] = field(default_factory=list)
     seen: int = 0
+    ignored: str = ""
 
     def ended(self, nodes: tuple[str, ...], ends: frozenset[Outcome]) -> bool:
         """Tell whether every node has said its last word."""
@@ -48,7 +49,7 @@ def follow(
 ) -> Followed:
     """Show events of `service` and collect verified receipts of `nonce` until every node ended, or time is out.
 
-    A receipt counts only when a key of the node's signed record signed it and it repeats the nonce. Raises Unconfirmed.
+    Of receipts only those count that the rules O5 let pass. Raises Unconfirmed.
     """
     client = session.client
     followed = Followed(nonce=nonce)
@@ -62,13 +63,14 @@ def follow(
             silent = [name for name in names if name not in followed.receipts]
             who = ", ".join(silent or names)
             raise Unconfirmed(
-                f"unconfirmed: {who} did not confirm within {render_duration(timeout * 1000)}",
+                f"unconfirmed: {who} did not confirm within {render_duration(timeout * 1000)}"
+                + (f"; a receipt was ignored: {followed.ignored}" if followed.ignored else ""),
                 hint=f"it may still happen: `nebh status`, `nebh events --service {service}`",
             )
         answer = client.receipts(nonce=nonce, after=cursor, wait=min(left, 1.0))
         cursor = answer.cursor
         for one in answer.receipts:
-            _take(followed, one.envelope, nodes, session.out)
+            _take(session, followed, one.envelope, nodes)
         events = client.events(after=seen, service=service, wait=0)
         seen = followed.seen = events.cursor
         for event in events.events:
@@ -76,19 +78,33 @@ def follow(
     return followed
 
 
-def _take(followed: Followed, envelope: str, nodes: tuple[NodeRecord, ...], out: Output) -> None:
+def _take(session: Session, followed: Followed, envelope: str, nodes: tuple[NodeRecord, ...]) -> None:
+    from nebh.planning.operate import ReceiptFacts, counts
     from nebh.signing.statements import verify_statement
 
+    reason = "no known node signed it"
     for node in nodes:
         try:
             receipt = verify_statement(base64.b64decode(envelope), "receipt", Receipt, keys=(node.sign_pk,))
-        except (Refused, BadInput):
+        except (Refused, BadInput, ValueError):  # ValueError: it is no base64
             continue
-        if receipt.nonce == followed.nonce and receipt.node_id == node.node_id:
+        facts = ReceiptFacts(
+            receipt=receipt,
+            signer=node.sign_pk,
+            node=node,
+            cluster_id=session.folder.cluster.cluster_id,
+            nonce=followed.nonce,
+            published=session.snapshot,
+        )
+        verdict = counts(facts)
+        if verdict.ok:
             followed.receipts[node.name] = receipt
             followed.everyone.append((node.name, receipt))
-        return
-    out.note(out.paint("  a receipt that no known node signed was ignored", "yellow"))
+            return
+        reason = verdict.reason
+        break
+    followed.ignored = harmless(reason)
+    session.out.note(session.out.paint(f"  a receipt was ignored: {followed.ignored}", "yellow"))
 
 
 def show_event(out: Output, event: Event) -> None:

@@ -16,6 +16,7 @@ from nebh.model.api import Published, PublishRequest, Who
 from nebh.model.errors import BadInput, Conflict, Refused
 from nebh.model.event import Severity
 from nebh.model.trust import TrustedSet
+from nebh.planning.operate import may_publish
 from nebh.state.history import add_history
 from nebh.state.publications import swap_publication
 
@@ -40,15 +41,10 @@ async def publish(core: Core, request: PublishRequest, *, caller: Caller) -> Pub
 
 
 def _check_base(core: Core, base: dict[str, int]) -> None:
-    """O3. The timestamp does not count: it is renewed by itself while an operator reads a difference."""
-    current = core.trusted.versions if core.trusted else {}
-    for role in sorted({*base, *current} - {"timestamp"}):
-        if base.get(role) != current.get(role):
-            raise Conflict(
-                f"cannot publish: built upon {role} version {base.get(role, 0)}, "
-                f"but version {current.get(role, 0)} stands now",
-                hint="somebody else published meanwhile: look at what changed and run the command again",
-            )
+    """O3."""
+    verdict = may_publish(base=base, current=core.trusted.versions if core.trusted else {})
+    if not verdict.ok:
+        raise Conflict(f"cannot publish: {verdict.reason}", hint=verdict.hint)
 
 
 def _verify(core: Core, staging: Path) -> tuple[TrustedSet, bytes]:

@@ -187,6 +187,8 @@ class Intake:
         if kind == "stop":
             self._may_withdraw(wish)
         if kind == "none":
+            with contextlib.suppress(NebhError):  # what fails here is an event already
+                self._trust.refresh()  # the receipt names what this node has seen
             outcome = Outcome.STOPPED if wish.phase is Phase.WITHDRAW else Outcome.COMMITTED
             self._context.receipt(
                 outcome, nonce=wish.nonce, service=wish.service, counter=wish.counter, detail="it is so already"

@@ -13,13 +13,13 @@ from typing import Any
 from nebh.model.image import ImageRef, LintFinding, TreeManifest
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.rules import NONE, Rule, decide
 from nebh.model.statement import Assignment, Phase
 from nebh.model.trust import AcceptedState, TrustedSet, Verdict
 from nebh.planning.accept_choice import CHOICE_RULES, Choice
 from nebh.planning.accept_image import IMAGE_RULES, ImageFacts
 from nebh.planning.accept_metadata import METADATA_RULES, MetadataFacts
 from nebh.planning.accept_order import ORDER_RULES, OrderFacts
-from nebh.planning.rules import NONE, Rule, decide
 
 RULES: tuple[Rule[Any], ...] = (*METADATA_RULES, *CHOICE_RULES, *IMAGE_RULES, *ORDER_RULES)
 

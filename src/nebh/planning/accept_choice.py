@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from nebh.model.node import NodeList, NodeRecord, NodeStatus, Settings
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.release import Release
+from nebh.model.rules import Finding, Rule
 from nebh.model.service import PlacementMode
 from nebh.model.statement import Assignment, Phase
 from nebh.model.trust import AcceptedRelease, AcceptedState, Delegation, TrustedSet
 from nebh.planning.accept_metadata import clock_finding
 from nebh.planning.bounds import find_bounds_problem
-from nebh.planning.rules import Finding, Rule
 from nebh.planning.window import floor_of, is_in_window
 
 _CHOOSES = (Phase.PREPARE, Phase.RUN)

@@ -8,9 +8,9 @@ from nebh.images.entrypoint import check_entrypoint
 from nebh.model.image import ImageRef, LintFinding, TreeManifest
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.rules import Finding, Rule
 from nebh.model.service import CheckKind
 from nebh.planning.lint import find_unexcepted
-from nebh.planning.rules import Finding, Rule
 
 
 @dataclass(frozen=True, kw_only=True)

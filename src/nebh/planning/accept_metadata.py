@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from nebh.model.names import NAME_PATTERN, is_name
 from nebh.model.node import NodeRecord
+from nebh.model.rules import Finding, Rule
 from nebh.model.trust import AcceptedState, TrustedSet
 from nebh.planning.claims import claims_conflict
-from nebh.planning.rules import Finding, Rule
 
 SKEW = 120
 """Seconds that the clocks of an honest operator and node may differ."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nebh.model.rules import Finding, Rule
 from nebh.model.statement import Order
 from nebh.model.trust import AcceptedState
 from nebh.planning.accept_metadata import clock_finding
-from nebh.planning.rules import Finding, Rule
 
 
 @dataclass(frozen=True, kw_only=True)

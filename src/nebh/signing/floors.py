@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from nebh.model.errors import Refused
+from nebh.model.rules import NONE, Finding, Rule, decide, demand
 from nebh.model.trust import TrustedSet
 from nebh.signing.repository import Publication
 from nebh.signing.trust_store import role_of
@@ -31,27 +31,60 @@ class Floors:
     roles: dict[str, RoleFloor] = field(default_factory=dict)
 
 
-def check_floors(trusted: TrustedSet, floors: Floors) -> None:
-    """Raise Refused (O1) when `trusted` is older than what was seen, or has other bytes under the same version."""
-    if set(trusted.cluster_ids) != {floors.cluster_id}:
-        raise Refused("cannot build upon this: it is of another cluster", rule="N0")
-    for role, floor in sorted(_standing(floors, trusted).items()):
-        version = trusted.versions.get(role)
-        if version is None:
-            continue  # a release role that was removed, or that expired and cannot be changed anyway
+@dataclass(frozen=True, kw_only=True)
+class FloorFacts:
+    """A verified set, and what this computer saw before."""
+
+    trusted: TrustedSet
+    floors: Floors
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, int, RoleFloor]]:
+        """Each role of the set that has a floor: name, version now, floor. Left out are release roles that were
+        removed, or that expired and cannot be changed anyway."""
+        for role, floor in sorted(_standing(self.floors, self.trusted).items()):
+            if role in self.trusted.versions:
+                yield role, self.trusted.versions[role], floor
+
+
+def _cluster(facts: FloorFacts) -> Finding | None:
+    if set(facts.trusted.cluster_ids) == {facts.floors.cluster_id}:
+        return None
+    return Finding(reason="it is of another cluster")
+
+
+def _older(facts: FloorFacts) -> Finding | None:
+    for role, version, floor in facts.pairs:
         if version < floor.version:
-            raise Refused(
-                f"cannot build upon {role} version {version}: this computer saw {floor.version} already",
-                rule="O1",
+            return Finding(
+                reason=f"{role} is version {version}, this computer saw {floor.version} already",
                 hint="the controller serves old metadata; nothing was signed. Compare `nebh trust show` elsewhere",
             )
+    return None
+
+
+def _equivocation(facts: FloorFacts) -> Finding | None:
+    for role, version, floor in facts.pairs:
         # A timestamp may be renewed twice under one version by two keys; it says nothing but "still so".
-        if version == floor.version and role != "timestamp" and trusted.digests[role] != floor.digest:
-            raise Refused(
-                f"cannot build upon {role} version {version}: this computer saw other bytes under that version",
-                rule="O1",
+        if version == floor.version and role != "timestamp" and facts.trusted.digests[role] != floor.digest:
+            return Finding(
+                reason=f"this computer saw other bytes as {role} version {version}",
                 hint="equivocation: somebody shows different things to different computers; nothing was signed",
             )
+    return None
+
+
+FLOOR_RULES: tuple[Rule[FloorFacts], ...] = (
+    Rule(id="N0.floors", description="every body carries our cluster_id", check=_cluster),
+    Rule(id="O1.older", description="no role is older than this computer saw or signed", check=_older),
+    Rule(id="O1.equivocation", description="a version that was seen keeps its bytes", check=_equivocation),
+)
+
+
+def check_floors(trusted: TrustedSet, floors: Floors, *, disabled: frozenset[str] = NONE) -> None:
+    """Raise Refused (O1) when `trusted` is older than what was seen, or has other bytes under the same version."""
+    verdict = decide(FLOOR_RULES, FloorFacts(trusted=trusted, floors=floors), disabled=disabled)
+    demand(verdict, verb="build upon", what="what the controller serves")
 
 
 def raise_floors(floors: Floors, trusted: TrustedSet) -> Floors:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tuf.api._payload import Root, Snapshot, Targets, Timestamp
 
-from nebh.model.errors import Conflict, Refused
+from nebh.model.errors import Refused
 from nebh.model.trust import TrustedSet
 from nebh.signing import roles
 from nebh.signing.statements import StatementSigner
@@ -237,18 +237,10 @@ class Draft:
         return {**made, **self._seal("timestamp", Timestamp(snapshot_meta=info), (signer,))}
 
 
-def check_base(publication: Publication, *, current: dict[str, int]) -> None:
-    """Raise Conflict (O3) unless the publication was built upon exactly the versions that are published now.
-
-    The timestamp is left out: it is renewed by itself while an operator reads a difference.
-    """
-    for role in sorted({*publication.base, *current} - {"timestamp"}):
-        if publication.base.get(role) != current.get(role):
-            raise Conflict(
-                f"cannot publish: the role {role} is at version {current.get(role, 0)}, "
-                f"this was built upon {publication.base.get(role, 0)}",
-                hint="somebody else published meanwhile; look at what changed and run the command again",
-            )
+def snapshot_of(publication: Publication) -> int:
+    """Return the version of the snapshot that a publication brings; a CI key's brings the next one."""
+    made = [name.partition(".")[0] for name in publication.metadata if role_of(name) == "snapshot"]
+    return int(made[0]) if made else publication.base.get("snapshot", 0) + 1
 
 
 def overlay(publication: Publication, fetch: Fetch) -> Fetch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -12,7 +13,8 @@ from tuf.api._payload import DelegatedRole, Delegations, MetaFile, Root, Snapsho
 from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
-from nebh.model.errors import Broken, Refused
+from nebh.model.errors import Broken
+from nebh.model.rules import NONE, Finding, Rule, decide, demand
 from nebh.signing.statements import StatementSigner, keyid_of
 from nebh.signing.tuf_keys import TufSigner, tuf_key
 
@@ -130,11 +132,31 @@ def meta_file(data: bytes, version: int) -> MetaFile:
     return MetaFile(version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
 
 
-def check_may_sign(root: Root, targets: Targets, role: str, public: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class KeyFacts:
+    """A key, hex, and the role it would sign."""
+
+    root: Root
+    targets: Targets
+    role: str
+    public: str
+
+
+def _is_its_key(facts: KeyFacts) -> Finding | None:
+    if may_sign(facts.root, facts.targets, facts.role, facts.public):
+        return None
+    return Finding(
+        reason=f"the key {keyid_of(facts.public)[:8]} is not one of its keys",
+        hint="`nebh key list` shows who may sign what; was this key revoked?",
+    )
+
+
+KEY_RULES: tuple[Rule[KeyFacts], ...] = (
+    Rule(id="O2.key", description="a role is signed by its own keys alone", check=_is_its_key),
+)
+
+
+def check_may_sign(root: Root, targets: Targets, role: str, public: str, *, disabled: frozenset[str] = NONE) -> None:
     """Raise Refused (O2) unless the key is one of the role's."""
-    if not may_sign(root, targets, role, public):
-        raise Refused(
-            f"cannot sign the role {role}: the key {keyid_of(public)[:8]} is not one of its keys",
-            rule="O2",
-            hint="`nebh key list` shows who may sign what; was this key revoked?",
-        )
+    facts = KeyFacts(root=root, targets=targets, role=role, public=public)
+    demand(decide(KEY_RULES, facts, disabled=disabled), verb="sign", what=f"the role {role}")

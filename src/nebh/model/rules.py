@@ -1,4 +1,4 @@
-"""What the acceptance rules are made of: a rule, what it found, and how a table of them decides."""
+"""What acceptance and signing rules are made of: a rule, what it found, and how a table of them decides."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def decide(rules: tuple[Rule[F], ...], facts: F, *, disabled: frozenset[str] = N
     return Verdict(ok=True)
 
 
-def demand(verdict: Verdict, *, what: str) -> None:
+def demand(verdict: Verdict, *, what: str, verb: str = "accept") -> None:
     """Raise Refused with the verdict's rule, reason and hint unless it is ok. what: `release 4 of web`."""
     if not verdict.ok:
-        raise Refused(f"cannot accept {what}: {verdict.reason}", rule=verdict.rule, hint=verdict.hint)
+        raise Refused(f"cannot {verb} {what}: {verdict.reason}", rule=verdict.rule, hint=verdict.hint)
