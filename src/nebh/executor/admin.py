@@ -7,15 +7,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nebh import __version__
-from nebh.client.frame_channel import FrameChannel
 from nebh.host.layout import DEFAULT_RUN, DEFAULT_STATE
 from nebh.host.toolbox import enter_toolbox
 from nebh.model.quantities import render_size
 
-Connect = Callable[[], FrameChannel]
+if TYPE_CHECKING:  # `serve` forks its helpers before it loads much
+    from nebh.client.frame_channel import FrameChannel
+
+Connect = Callable[[], "FrameChannel"]
 _EXAMPLES = """examples:
   nebh-executor status
   nebh-executor rollback web            the release before the one that runs

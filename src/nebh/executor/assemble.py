@@ -16,6 +16,7 @@ from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.door import Door
 from nebh.executor.engine import Engine
+from nebh.executor.forking import Helpers
 from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
@@ -23,14 +24,10 @@ from nebh.executor.look import Look
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.trust import Trust
-from nebh.host import cgroups, daemons, namespaces
+from nebh.host import cgroups, daemons
 from nebh.host.clock import SystemClock
-from nebh.host.disk import is_volatile
 from nebh.host.files import read_bounded
-from nebh.host.launcher import fork_launcher
 from nebh.host.layout import Layout
-from nebh.host.networker import fork_networker
-from nebh.host.run import is_root
 from nebh.images.store import NodeStore
 from nebh.journal.database import Database
 from nebh.model.errors import BadInput, Broken, NebhError
@@ -43,7 +40,6 @@ from nebh.signing.node_keys import ensure_node_keys
 from nebh.signing.statements import sign_statement
 from nebh.wire import codec
 
-CLONE_NEWNET = 0x40000000
 BOOT_PATIENCE = 60.0
 
 
@@ -58,26 +54,12 @@ def read_config(layout: Layout) -> LocalConfig:
     return codec.decode_loose(data, LocalConfig, what=str(layout.node_config))
 
 
-def _check_machine(layout: Layout) -> None:
-    if not is_root():
-        raise BadInput("cannot run the executor as an ordinary user", hint="run it as root; `nebh up` does")
-    layout.state.mkdir(parents=True, exist_ok=True)
-    if is_volatile(layout.state):
-        raise BadInput(
-            f"cannot keep state in {layout.state}: it is in memory and gone after a reboot",
-            hint="choose a folder on a disk with --state",
-        )
-
-
-def assemble(layout: Layout) -> Executor:
-    """Fork the helpers and build every part. Must be called while the process has one thread."""
-    _check_machine(layout)
+def assemble(layout: Layout, helpers: Helpers) -> Executor:
+    """Build every part around the helpers that were forked before."""
     config = read_config(layout)
     layout.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     layout.executor.mkdir(mode=0o700, parents=True, exist_ok=True)
-    networker = fork_networker()
-    namespaces.unshare(CLONE_NEWNET)
-    launcher = fork_launcher()
+    networker, launcher = helpers.networker, helpers.launcher
     tree = cgroups.find_tree(config.cgroup_parent)
     tree.prepare()
     ingress_uid, ingress_gid = daemons.user_id(config.ingress_user, "nobody")

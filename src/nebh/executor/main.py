@@ -1,16 +1,18 @@
-"""Entry: fork the helpers, leave the host's network, open the journal, bring reality to what it says, serve."""
+"""Entry: fork the helpers, leave the host's network, open the journal, bring reality to what it says, serve.
+
+Imports stand where they are used: the helpers are forked before most of the program is loaded."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
-from nebh.client.frame_channel import connect_frames
 from nebh.executor import admin
-from nebh.executor.assemble import assemble
+from nebh.executor.forking import fork_helpers
 from nebh.host import faults
 from nebh.host.layout import Layout
 from nebh.host.notify import notify
@@ -25,6 +27,8 @@ def main(argv: list[str]) -> int:
     try:
         if options.command == "serve":
             return serve(layout)
+        from nebh.client.frame_channel import connect_frames
+
         return admin.run(options, lambda: connect_frames(layout.executor_socket))
     except NebhError as error:
         sys.stderr.write(f"nebh-executor: {error}\n")
@@ -40,10 +44,16 @@ def serve(layout: Layout) -> int:
     faults.arm(dict(os.environ))
     check_tree(own_tree())
     ended = threading.Event()
-    executor = assemble(layout)
+    helpers = fork_helpers(layout)
+
+    from nebh.executor.assemble import assemble
+
+    executor = assemble(layout, helpers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     executor.start()
+    gc.collect()
+    gc.freeze()
     notify("READY=1")
     while not ended.wait(3600):
         pass
