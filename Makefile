@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
+.SHELLFLAGS := --norc -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 
 UID := $(shell id -u)
@@ -26,7 +26,8 @@ ARGS ?=
 
 export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(CACHE)/hypothesis
-PYTEST = $(PYTHON) -m pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
+# Tests wait more than they work, and each has its own folders and networks: two at a time, file by file.
+PYTEST = $(PYTHON) -m pytest -o cache_dir=$(CACHE)/pytest -n 2 --dist loadfile $(ARGS)
 # A fresh system is often a chroot, in which the kernel refuses what containers need.
 SETTLED := $(PYTHON) -P -m nebh.testing.settled
 
@@ -52,7 +53,7 @@ check: setup-python ## style, types, floors and the tests that need no root: und
 	$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff . || failed+=(format); \
 	$(TOOLS)/mypy --strict --cache-dir $(CACHE)/mypy || failed+=(mypy); \
 	PYTHONPATH=src $(TOOLS)/lint-imports --no-logo --cache-dir $(CACHE)/import_linter || failed+=(floors); \
-	$(PYTEST) -q -n 2 --dist loadfile -m 'not root and not long and not e2e' || failed+=(tests); \
+	$(PYTEST) -q -m 'not root and not long and not e2e' || failed+=(tests); \
 	[ $${#failed[@]} = 0 ] || { echo "make check: failed: $${failed[*]}" >&2; exit 1; }
 
 bench: $(SETUP) ## figures -> build/bench.json
