@@ -118,7 +118,9 @@ class CrunContainers:
         self._cgroups.forbid_swap(plan.instance, config["linux"]["resources"]["memory"]["limit"])
         self._cgroups.throttle_conmon(plan.instance)
         self.rotate_logs(plan.instance)
-        return self.observe(plan.instance)
+        found = self.observe(plan.instance)
+        _pin_oom_score(found.pid, config["process"]["oomScoreAdj"])
+        return found
 
     def start(self, instance: str) -> Observed:
         """Let a created container run; a running one is left alone."""
@@ -371,6 +373,13 @@ def _fit_rlimits(config: dict[str, Any]) -> dict[str, Any]:
             limit["hard"] = min(limit["hard"], hard)
             limit["soft"] = min(limit["soft"], hard)
     return config
+
+
+def _pin_oom_score(pid: int, score: int) -> None:
+    """Write the score once more, as root of the host: the kernel takes that for the least the container may give
+    itself. What it inherited is conmon's -1000, with which it could not be killed for want of memory."""
+    with contextlib.suppress(OSError):  # it has ended
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(score), encoding="ascii")
 
 
 def _open_fifo(fifo: Path, instance: str) -> int:

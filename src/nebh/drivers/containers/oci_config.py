@@ -22,6 +22,7 @@ _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambien
 _MASKED_PROC = (
     *("acpi", "asound", "config.gz", "interrupts", "kallsyms", "kcore", "keys", "kmsg", "kpagecount", "kpageflags"),
     *("latency_stats", "modules", "sched_debug", "scsi", "slabinfo", "timer_list", "timer_stats"),
+    "vmallocinfo",
 )
 _MASKED = (
     *(f"/proc/{name}" for name in _MASKED_PROC),
