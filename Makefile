@@ -23,6 +23,7 @@ TOOLS := $(DEV)/venv/bin
 # Caches by user, so that root's do not stand in the way of the checkout's owner.
 CACHE := build/cache-$(UID)
 ARGS ?=
+KILLS ?= 100
 
 export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(CACHE)/hypothesis
@@ -31,7 +32,7 @@ PYTEST = $(PYTHON) -m pytest -o cache_dir=$(CACHE)/pytest -n 2 --dist loadfile $
 # A fresh system is often a chroot, in which the kernel refuses what containers need.
 SETTLED := $(PYTHON) -P -m nebh.testing.settled
 
-.PHONY: help demo test test-long check bench docs install uninstall setup setup-root setup-user setup-python pins
+.PHONY: help demo test test-long check crash bench docs install uninstall setup setup-root setup-user setup-python pins
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +56,11 @@ check: setup-python ## style, types, floors and the tests that need no root: und
 	PYTHONPATH=src $(TOOLS)/lint-imports --no-logo --cache-dir $(CACHE)/import_linter || failed+=(floors); \
 	$(PYTEST) -q -m 'not root and not long and not e2e' || failed+=(tests); \
 	[ $${#failed[@]} = 0 ] || { echo "make check: failed: $${failed[*]}" >&2; exit 1; }
+
+crash: $(SETUP) ## KILLS=100: kill -9 of everything there is, under load, and look; ARGS=--seed=S for the same again
+	@[ "$(UID)" = 0 ] || { echo 'cannot run the crash suite: it starts containers, which needs root' >&2; \
+		echo '  hint: sudo make crash' >&2; exit 1; }
+	@$(SETTLED) $(PYTHON) -P -m nebh.testing.crash --kills $(KILLS) $(ARGS)
 
 bench: $(SETUP) ## figures -> build/bench.json
 	@$(SETTLED) $(PYTHON) -P -m nebh.testing.bench $(ARGS)

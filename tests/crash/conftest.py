@@ -11,7 +11,7 @@ import pytest
 
 from nebh.testing.node import Forks, Node
 
-TOOLS = ("crun", "conmon", "haproxy", "dnsmasq", "nft", "ip", "busybox", "curl")
+TOOLS = ("crun", "conmon", "haproxy", "dnsmasq", "nft", "ip", "ss", "busybox", "curl")
 
 
 class Nodes:
@@ -51,13 +51,18 @@ class Nodes:
         self._node, self._broken = None, False
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
+@pytest.fixture(scope="session")
+def machine() -> None:
+    """Skip, saying what is missing."""
     missing = [
         name for name in TOOLS if shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin") is None
     ]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def nodes(machine: None) -> Iterator[Nodes]:
     forks = Forks()
     found = Nodes(forks)
     try:

@@ -228,8 +228,12 @@ class Cloud:
                     seen.add(int(path.parent.name))
         yield from seen - {os.getpid()}
 
-    def power_cut(self) -> None:
-        """kill -9 of everything at once, and what a reboot takes with it: links, rules, sockets, runtime state."""
+    def processes(self) -> tuple[int, ...]:
+        """Return every process of this cloud, containers' included."""
+        return tuple(self._everything())
+
+    def slay_all(self) -> None:
+        """kill -9 of everything at once; links, rules and runtime state stay, as the kernel keeps them."""
         for _ in range(20):
             left = [pid for pid in self._everything() if _alive(pid)]
             if not left:
@@ -239,6 +243,10 @@ class Cloud:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
         self._end_supervisor()
+
+    def power_cut(self) -> None:
+        """kill -9 of everything at once, and what a reboot takes with it: links, rules, sockets, runtime state."""
+        self.slay_all()
         run(Command(argv=("ip", "netns", "del", self.name), accept=(0, 1)))
         shutil.rmtree(self.layout.run, ignore_errors=True)
         self._remove_cgroups()
