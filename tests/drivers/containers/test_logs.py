@@ -120,3 +120,12 @@ def test_a_line_that_conmon_has_cut_is_joined_once_its_end_is_there(tmp_path):
     page = read_page(tmp_path, cursor=page.cursor, limit=1)
     assert [(line.text, line.partial) for line in page.lines] == [("second", False)]
     assert [line.text for line in read_page(tmp_path, cursor=page.cursor, limit=10).lines] == ["third"]
+
+
+def test_a_half_line_with_other_output_behind_it_holds_nothing_up(tmp_path):
+    rows = ("stdout F first", "stderr P sh: ", "stdout F between", "stderr F not found")
+    text = "".join(f"2026-01-01T00:00:00.00000000{number}Z {row}\n" for number, row in enumerate(rows))
+    (tmp_path / NAME).write_text(text)
+    page = read_page(tmp_path, cursor="", limit=10)
+    assert [line.text for line in page.lines] == ["first", "sh: ", "between", "not found"]
+    assert [line.partial for line in page.lines] == [False, True, False, False]

@@ -143,8 +143,8 @@ def _take(part: bytes, lines: list[LogLine], limit: int) -> int:
     while len(lines) < limit and (end := part.find(b"\n", used)) >= 0:
         line = _parse(part[used:end])
         if line is not None and line.partial:
-            whole, end = _join(part, line, end)
-            if whole.partial and lines:
+            whole, end, last = _join(part, line, end)
+            if whole.partial and last and lines:
                 break  # its rest is about to come: next time, unless it is all there is
             line = whole
         if line is not None:
@@ -155,9 +155,9 @@ def _take(part: bytes, lines: list[LogLine], limit: int) -> int:
     return used
 
 
-def _join(part: bytes, line: LogLine, end: int) -> tuple[LogLine, int]:
-    """Return a line with what goes on directly behind it, and where that ends: conmon cuts lines where its buffer
-    ends. Partial when the end is not there yet, or other output lies between."""
+def _join(part: bytes, line: LogLine, end: int) -> tuple[LogLine, int, bool]:
+    """Return a line with what goes on directly behind it, where that ends, and whether nothing is behind it yet:
+    conmon cuts lines where its buffer ends. Partial when its end is not there yet, or other output lies between."""
     texts = [line.text]
     size = len(line.text)
     while size < _LONGEST and (after := part.find(b"\n", end + 1)) >= 0:
@@ -168,8 +168,8 @@ def _join(part: bytes, line: LogLine, end: int) -> tuple[LogLine, int]:
         size += len(more.text)
         end = after
         if not more.partial:
-            return replace(line, text="".join(texts), partial=False), end
-    return replace(line, text="".join(texts)), end
+            return replace(line, text="".join(texts), partial=False), end, False
+    return replace(line, text="".join(texts)), end, part.find(b"\n", end + 1) < 0
 
 
 def _parse(line: bytes) -> LogLine | None:
