@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nebh.cli.systemd import steps
 from nebh.cli.units import UNITS, UnitFacts, render_units
 from nebh.host.seccomp import DENIED, GROUPS
 
@@ -46,6 +47,21 @@ def test_the_executor_has_nothing_that_containers_would_inherit():
     )
     assert not [line for line in text.splitlines() if line.startswith(made_of_seccomp)]
     assert "KillMode=process" in text
+
+
+def test_what_holds_the_containers_has_no_process():
+    # A process there would keep the unit from starting again: the kernel lets none into a folder with delegated limits.
+    lines = render_units(FACTS)["nebh-containers.service"].splitlines()
+    assert not [line for line in lines if line.startswith(("ExecStart=", "Restart="))]
+    assert {"RemainAfterExit=yes", "Delegate=yes", "KillMode=process"} <= set(lines)
+
+
+def test_every_program_is_started_once_and_anew_when_its_unit_changed():
+    services = tuple(name for name in UNITS if name.endswith(".service"))
+    assert steps(()) == (("daemon-reload",), ("enable", *services), ("start", services[0]), ("start", *services))
+    assert ("restart", *services[1:]) in steps(UNITS)
+    assert ("restart", "nebh-agent.service") in steps(("nebh.slice", "nebh-containers.service", "nebh-agent.service"))
+    assert not [words for words in steps(UNITS) if "restart" in words and "nebh-containers.service" in words]
 
 
 def test_words_that_systemd_would_read_otherwise_are_quoted():

@@ -21,7 +21,7 @@ from nebh.model.errors import BadInput, Failed, NebhError, Unreachable
 from nebh.model.local import LocalConfig
 from nebh.wire import codec
 
-START_PATIENCE = 60.0
+START_PATIENCE = 180.0
 
 
 def layout_of(options: argparse.Namespace) -> Layout:

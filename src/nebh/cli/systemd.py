@@ -55,13 +55,24 @@ def install(layout: Layout, config: LocalConfig, *, folder: Path = FOLDER) -> tu
         if not path.exists() or read_bounded(path, limit=1 << 20) != text.encode():
             write_atomic(path, text.encode())
             changed.append(name)
-    systemctl("daemon-reload")
-    services = [name for name in UNITS if name.endswith(".service")]
-    systemctl("enable", "--now", *services)
-    again = [name for name in changed if name.endswith(".service") and name != "nebh-containers.service"]
-    if again:
-        systemctl("restart", *again)
+    for words in steps(tuple(changed)):
+        systemctl(*words)
     return tuple(f"{folder / name} written" for name in changed) or ("the units are as they should be",)
+
+
+def steps(changed: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return what systemctl has to do after these units were written: every program is started once, and anew when
+    its unit says something else now. The folders of the containers stay as they are."""
+    services = tuple(name for name in UNITS if name.endswith(".service"))
+    anew = tuple(name for name in services if name in changed and name != "nebh-containers.service")
+    restart = (("restart", *anew),) if anew else ()
+    return (
+        ("daemon-reload",),
+        ("enable", *services),
+        ("start", "nebh-containers.service"),
+        *restart,
+        ("start", *services),
+    )
 
 
 def remove(*, folder: Path = FOLDER) -> tuple[str, ...]:

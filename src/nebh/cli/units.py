@@ -65,22 +65,21 @@ MemoryAccounting=yes
 TasksAccounting=yes
 """
 
-# cgroup v2 allows no process in an inner folder: the holder itself moves into a leaf. Version 1 has no such rule.
-_HOLDER = f"""\
+# It has no process: in version 2 none may be in a folder whose subfolders have limits, so systemd could not put one
+# there a second time, and a restart would fail. What runs beside a main process gets a folder `.control` for a moment.
+_HOLDER = """\
 [Unit]
 Description=Nebh: holds the control groups of containers, proxy and resolver, which outlive every program of Nebh
 
 [Service]
-Type=exec
+Type=oneshot
+RemainAfterExit=yes
 Slice=nebh.slice
 Delegate=yes
 KillMode=process
 OOMPolicy=continue
-ExecStart=/usr/bin/sleep infinity
-ExecStartPost=/bin/sh -c 'test -e /sys/fs/cgroup/cgroup.controllers || exit 0; cd /sys/fs/cgroup/{PARENT} && mkdir -p \
-holder && echo $MAINPID > holder/cgroup.procs'
-Restart=always
-RestartSec=1
+ExecStartPost=/bin/true
+ExecStop=/bin/true
 User=root
 NoNewPrivileges=yes
 TasksMax=infinity

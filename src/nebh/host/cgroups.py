@@ -108,7 +108,7 @@ class CgroupTree:
             for folder in (top / self.parent, top / self.parent / "conmon"):
                 with contextlib.suppress(OSError):
                     found.update(entry.name for entry in folder.iterdir() if entry.is_dir())
-        return frozenset(found - {"conmon", "holder", *SERVICES})
+        return frozenset(found - {"conmon", ".control", *SERVICES})
 
     def remove(self, instance: str) -> None:
         """Kill what still runs in a container's folders and remove them. Raises Broken when that takes over 5 s."""

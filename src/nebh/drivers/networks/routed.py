@@ -175,7 +175,8 @@ class RoutedNetwork:
         self._applied = table
 
     def _nft(self, text: str) -> None:
-        self._worker.run(Command(argv=("nft", "-f", "-"), stdin=text.encode(), timeout=20))
+        # The first one after a boot makes the kernel load ten modules, on a slow machine for half a minute.
+        self._worker.run(Command(argv=("nft", "-f", "-"), stdin=text.encode(), timeout=120))
 
 
 def _with_probe(rules: NetworkRules, source: LinkPlan, target: LinkPlan) -> NetworkRules:
