@@ -8,7 +8,6 @@ from nebh.executor.context import Context
 from nebh.executor.effects import effect
 from nebh.executor.instances import build
 from nebh.executor.run import Run
-from nebh.executor.trust import Trust
 from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused
 from nebh.model.image import ImageRef, TreeManifest
@@ -41,7 +40,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             release = run.context.accepted.release(row.service, row.epoch, row.to_counter)
             if release is None:
                 raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
-            fetch_image(run.context, run.trust, row.id, release)
+            fetch_image(run, row.id, release)
             _make_instances(run, row)
     except Refused as error:
         discard(run, row)
@@ -68,13 +67,15 @@ def discard(run: Run, row: TransactionRow) -> None:
         run.sweeper.sweep_now(tuple(leaving))
 
 
-def fetch_image(context: Context, trust: Trust, transaction: int, release: Release) -> TreeManifest:
-    """Have the release's image here, whole, checked, materialised and on the disk. Raises Refused N9 / N14, Failed."""
+def fetch_image(run: Run, transaction: int, release: Release) -> TreeManifest:
+    """Have the release's image here, whole, checked, materialised and on the disk. Raises Refused N9 / N14, Failed,
+    this also when the transaction is cancelled meanwhile."""
+    context = run.context
     ref, store = release.images["main"], context.store
     with context.store_lock:
         with effect(context, transaction, "prepare.manifest"):
             manifest = _manifest(context, ref)
-        trust.check_image(release, manifest)
+        run.trust.check_image(release, manifest)
         if store.has_tree(ref.manifest):
             return manifest
         missing = store.missing(manifest)
@@ -83,12 +84,20 @@ def fetch_image(context: Context, trust: Trust, transaction: int, release: Relea
             what = f"release {release.counter} of {release.service}"
             raise Failed(f"cannot prepare {what}: {verdict.reason}", hint=verdict.hint)
         with effect(context, transaction, "prepare.objects"):
-            _fetch(context, missing.items, store.put)
+            _fetch(context, missing.items, lambda digest, size, chunks: store.put(digest, size, _until(run, chunks)))
         with effect(context, transaction, "prepare.materialise"):
             store.materialise(ref.manifest, manifest, durable=False)
         with effect(context, transaction, "prepare.sync"):
             store.sync()
         return manifest
+
+
+def _until(run: Run, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Hand chunks on until the transaction is cancelled: a slow source must not hold it."""
+    for chunk in chunks:
+        if run.cancelled():
+            raise Failed(run.cancelled())
+        yield chunk
 
 
 def _manifest(context: Context, ref: ImageRef) -> TreeManifest:
