@@ -6,6 +6,7 @@ import contextlib
 import threading
 
 from nebh.client.frame_channel import FrameServer
+from nebh.drivers.containers.apparmor import ensure_profile
 from nebh.drivers.containers.crun import CrunContainers, Folders
 from nebh.drivers.containers.preflight import preflight
 from nebh.drivers.dns.dnsmasq import DnsmasqDns
@@ -91,6 +92,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         agent=AgentLink(layout.agent_socket),
         sign=lambda receipt: sign_statement("receipt", receipt, keys.sign),
         cgroup_v2=tree.v2,
+        apparmor=ensure_profile(layout.run),
     )
     executor = Executor(context)
     executor.identity = Identity(context, keys, enrolled=executor.intake.hint)

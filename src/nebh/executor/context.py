@@ -54,6 +54,7 @@ class Context:
     agent: AgentLink
     sign: Sign
     cgroup_v2: bool
+    apparmor: str = ""
     accepted: Accepted = field(init=False)
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)

@@ -54,6 +54,7 @@ def container_plan(
         address4=pair.v4,
         address6=pair.v6,
         etc_files={name: str(context.layout.bundles / row.id / "etc" / name) for name in etc},
+        apparmor=context.apparmor,
     )
     return ContainerPlan(
         instance=row.id,

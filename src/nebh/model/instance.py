@@ -10,7 +10,8 @@ from enum import StrEnum
 class InstanceFacts:
     """The executor's own facts. uid_base: first host id of the service's range; root: path at which the launcher
     mounts the id-mapped tree; netns: path of the network namespace; cgroup: OCI cgroupsPath; cgroup_v2: version;
-    etc_files: host paths by the path below /etc they are bound to (resolv.conf, hosts, hostname)."""
+    etc_files: host paths by the path below /etc they are bound to (resolv.conf, hosts, hostname); apparmor: the profile
+    that this node's kernel has loaded, "" where it has none."""
 
     instance: str
     replica: int
@@ -23,6 +24,7 @@ class InstanceFacts:
     address4: str
     address6: str
     etc_files: dict[str, str]
+    apparmor: str = ""
 
 
 class Status(StrEnum):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+from nebh.model.instance import InstanceFacts
 
 HEAD = """# Command line reference
 
@@ -95,11 +99,48 @@ def render_api() -> str:
             core.database.close()
 
 
+SAMPLE_FACTS = InstanceFacts(
+    instance="web-7-0-1",
+    replica=0,
+    uid_base=0x70000000,
+    root="/var/lib/nebh/bundles/web-7-0-1/rootfs",
+    netns="/proc/4711/fd/9",
+    cgroup="/nebh/web-7-0-1",
+    cgroup_v2=True,
+    hostname="web-0",
+    address4="10.90.0.2",
+    address6="fd00::2",
+    etc_files={"hosts": "/var/lib/nebh/bundles/web-7-0-1/etc/hosts"},
+)
+
+
+def render_containers() -> str:
+    """Return docs/security-containers.md, read from what a node with AppArmor would write."""
+    from nebh.drivers.containers.apparmor import NAME
+    from nebh.drivers.containers.oci_config import render_config
+    from nebh.drivers.networks.nft_rules import build_table, render_table
+    from nebh.model.network import NetworkRules
+    from nebh.model.service import Limits
+    from nebh.testing.container_controls import nebh_controls, render_page
+    from nebh.testing.container_rig import sample_policy, sample_release
+
+    policy = sample_policy(limits=Limits(memory=64 << 20))
+    facts = replace(SAMPLE_FACTS, apparmor=NAME)
+    config = json.loads(render_config(policy, sample_release("/bin/app"), facts))
+    ruleset = render_table(build_table(NetworkRules(subnets=("10.77.0.0/20", "fd00:77::/64"))))
+    return render_page(nebh_controls(config, ruleset))
+
+
 def render_pages() -> dict[str, str]:
     """Return every generated page by its path in a checkout."""
     from nebh.spec.schema import render_reference as render_specs
 
-    return {"docs/cli.md": render_reference(*programs()), "docs/spec.md": render_specs(), "docs/api.md": render_api()}
+    return {
+        "docs/cli.md": render_reference(*programs()),
+        "docs/spec.md": render_specs(),
+        "docs/api.md": render_api(),
+        "docs/security-containers.md": render_containers(),
+    }
 
 
 def main() -> None:

@@ -10,25 +10,13 @@ import pytest
 
 from nebh.drivers.containers.oci_config import render_config, render_process
 from nebh.drivers.containers.seccomp import REMOVED, load_profile, render_profile
-from nebh.model.instance import InstanceFacts
 from nebh.model.service import Limits
 from nebh.testing.container_rig import LIMITS, sample_policy, sample_release
+from nebh.testing.docs import SAMPLE_FACTS
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 MOBY = Path(__file__).resolve().parents[4] / "shared" / "data" / "moby"
-FACTS = InstanceFacts(
-    instance="web-7-0-1",
-    replica=0,
-    uid_base=0x70000000,
-    root="/var/lib/nebh/bundles/web-7-0-1/rootfs",
-    netns="/proc/4711/fd/9",
-    cgroup="/nebh/web-7-0-1",
-    cgroup_v2=True,
-    hostname="web-0",
-    address4="10.90.0.2",
-    address6="fd00::2",
-    etc_files={"hosts": "/var/lib/nebh/bundles/web-7-0-1/etc/hosts"},
-)
+FACTS = SAMPLE_FACTS
 
 NEWER_THAN_THAT_FILE = {  # system calls that Docker's default allows since
     *("cachestat", "close_range", "epoll_pwait2", "faccessat2", "fchmodat2", "map_shadow_stack", "membarrier"),

@@ -63,6 +63,7 @@ def render_process(config: bytes, argv: tuple[str, ...]) -> bytes:
 def _process(policy: Policy, release: Release, facts: InstanceFacts) -> dict[str, Any]:
     limits = policy.limits
     return {
+        **({"apparmorProfile": facts.apparmor} if facts.apparmor else {}),
         "terminal": False,
         "user": {"uid": release.user, "gid": release.user, "umask": 0o077},
         "args": list(release.argv),
