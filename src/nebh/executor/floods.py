@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from nebh.executor.context import Context
+from nebh.executor.strain import StrainKeeper
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.quantities import render_size
@@ -27,6 +28,7 @@ class LogKeeper:
         self._last: dict[str, Mark] = {}
         self._since: dict[str, Mark] = {}
         self._said: dict[str, float] = {}
+        self._strain = StrainKeeper(context)
 
     def run(self) -> None:
         """Look until the executor stops: every 5 s, and every half second while somebody prints so fast that lines
@@ -35,6 +37,8 @@ class LogKeeper:
         while not self._context.stopping.wait(pause):
             with contextlib.suppress(NebhError, OSError):
                 pause = self.look()
+            with contextlib.suppress(NebhError, OSError):
+                self._strain.look()
 
     def look(self) -> float:
         """Rotate all logs, say who floods; return the seconds until the next look."""

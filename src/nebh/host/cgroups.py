@@ -17,6 +17,7 @@ from nebh.model.errors import Broken
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
 SERVICES = ("ingress", "dns")
+_SERVICE_WEIGHT = 8  # what all services need is not starved by one: eight times a container's share of the processor
 _CONMON_QUOTA_US, _PERIOD_US = 5_000, 100_000  # 5 % of a core: what a container may make its log writer burn
 
 
@@ -62,6 +63,9 @@ class CgroupTree:
         folders = tuple(top / self.parent / name for top in self._tops(CONTROLLERS))
         for folder in folders:
             folder.mkdir(exist_ok=True)
+        own = self._top("cpu") / self.parent / name
+        share = ("cpu.weight", 100) if self.v2 else ("cpu.shares", 1024)
+        _write(own / share[0], str(share[1] * _SERVICE_WEIGHT))
         return tuple(map(str, folders))
 
     def throttle_conmon(self, instance: str) -> None:
@@ -89,6 +93,19 @@ class CgroupTree:
         """Return the memory a container uses now; 0 when it is gone."""
         name = "memory.current" if self.v2 else "memory.usage_in_bytes"
         return _number(self._top("memory") / self.parent / instance / name)
+
+    def processes(self, instance: str) -> tuple[int, int, int]:
+        """Return (how many a container has now, its limit, how many more were refused); zeros when it is gone."""
+        folder = self._top("pids") / self.parent / instance
+        return _number(folder / "pids.current"), _number(folder / "pids.max"), _counter(folder / "pids.events", "max")
+
+    def members(self, instance: str) -> tuple[int, ...]:
+        """Return the processes of a container."""
+        try:
+            text = (self._top("pids") / self.parent / instance / "cgroup.procs").read_text(encoding="ascii")
+        except OSError:
+            return ()
+        return tuple(map(int, text.split()))
 
     def cpu_us(self, instance: str) -> int:
         """Return the processor time a container has used, in microseconds; 0 when it is gone."""
@@ -189,7 +206,7 @@ def _write(path: Path, text: str) -> None:
 def _number(path: Path) -> int:
     try:
         return int(path.read_text(encoding="ascii"))
-    except OSError:
+    except (OSError, ValueError):  # "max": no limit
         return 0
 
 

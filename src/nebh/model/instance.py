@@ -52,6 +52,22 @@ class Observed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Strain:
+    """How near a running container is to its bounds. processes: now, of process_limit; refused: new ones that its
+    control group refused, killed: those killed for want of memory (both rise all its life); full: its file systems in
+    memory with a twentieth or less left; descriptors: most that one process holds, of descriptor_limit; sockets: all."""
+
+    processes: int = 0
+    process_limit: int = 0
+    refused: int = 0
+    killed: int = 0
+    full: tuple[str, ...] = ()
+    descriptors: int = 0
+    descriptor_limit: int = 0
+    sockets: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """What one check said; detail is for people. made: False when nobody could look (the agent is away)."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nebh.drivers.containers.logs import LogPage
-from nebh.model.instance import CheckResult, Observed
+from nebh.model.instance import CheckResult, Observed, Strain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,10 @@ class ContainerDriver(Protocol):
 
     def log_written(self, instance: str) -> int:
         """Return the bytes its conmon has written in its life (rising; 0 when it has ended): two looks show a flood."""
+        ...
+
+    def strain(self, instance: str) -> Strain:
+        """Say how near a container is to its bounds; nothing of one that does not run. Takes about a millisecond."""
         ...
 
     def delete_logs(self, instance: str) -> None:

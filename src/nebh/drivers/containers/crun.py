@@ -28,6 +28,7 @@ from typing import Any
 from nebh.drivers.containers import logs
 from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.oci_config import render_process
+from nebh.drivers.containers.strain import measure_strain
 from nebh.host import processes
 from nebh.host.cgroups import CgroupTree
 from nebh.host.faults import point
@@ -37,7 +38,7 @@ from nebh.host.processes import ProcessId
 from nebh.host.run import Command, CommandFailed, Result
 from nebh.host.worker import Worker
 from nebh.model.errors import Failed
-from nebh.model.instance import CheckResult, Observed, Status
+from nebh.model.instance import CheckResult, Observed, Status, Strain
 
 _PLAN = "nebh.json"
 _SLOW = 60.0
@@ -247,6 +248,11 @@ class CrunContainers:
                 if line.startswith("wchar:"):
                     return int(line.split()[1])
         return 0
+
+    def strain(self, instance: str) -> Strain:
+        """Say how near a container is to its bounds; nothing of one that does not run."""
+        found = self.observe(instance)
+        return measure_strain(self._cgroups, instance, found.pid) if found.status is Status.RUNNING else Strain()
 
     def delete_logs(self, instance: str) -> None:
         """Remove the logs of a deleted container."""

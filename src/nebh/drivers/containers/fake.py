@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.logs import LogLine, LogPage
 from nebh.model.errors import Failed, NebhError
-from nebh.model.instance import CheckResult, Observed, Status
+from nebh.model.instance import CheckResult, Observed, Status, Strain
 
 _FIRST_PID = 1000
 
@@ -37,6 +37,7 @@ class FakeContainers:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.check_ok = True
+        self.strains: dict[str, Strain] = {}
         self._containers: dict[str, _Container] = {}
         self._logs: dict[str, list[LogLine]] = {}
         self._errors: dict[str, list[NebhError]] = {}
@@ -171,6 +172,10 @@ class FakeContainers:
     def log_written(self, instance: str) -> int:
         """As promised by the contract."""
         return sum(len(line.text) + 1 for line in self._logs.get(instance, []))
+
+    def strain(self, instance: str) -> Strain:
+        """As promised by the contract: what a test has put into `strains`."""
+        return self.strains.get(instance, Strain())
 
     def delete_logs(self, instance: str) -> None:
         """As promised by the contract."""

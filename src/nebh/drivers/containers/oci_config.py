@@ -17,6 +17,8 @@ from nebh.model.service import Limits
 
 UID_RANGE = 65_536
 CPU_PERIOD_US = 100_000
+CPU_SHARES, CPU_WEIGHT = 1024, 100  # of version 1 and 2 of control groups
+_BYTES_PER_FILE = 1024  # of a tmpfs: nobody fills the kernel's memory with empty files
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _MASKED_PROC = (
@@ -106,8 +108,8 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
         _mount("/proc", "proc", bare),
         # nodev would make the device files that crun binds here useless
         _mount("/dev", "tmpfs", ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]),
-        _mount("/dev/shm", "tmpfs", [*bare, "mode=1777", f"size={limits.shm}"]),
-        _mount("/tmp", "tmpfs", [*tmp, "mode=1777", f"size={limits.tmp}"]),
+        _mount("/dev/shm", "tmpfs", [*bare, "mode=1777", *_sized(limits.shm)]),
+        _mount("/tmp", "tmpfs", [*tmp, "mode=1777", *_sized(limits.tmp)]),
     ]
     if policy.cgroup_view:
         mounts += [
@@ -121,6 +123,10 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
     return mounts
 
 
+def _sized(size: int) -> tuple[str, str]:
+    return f"size={size}", f"nr_inodes={max(1, size // _BYTES_PER_FILE)}"
+
+
 def _mount(destination: str, kind: str, options: list[str]) -> dict[str, Any]:
     return {"destination": destination, "type": kind, "source": kind, "options": options}
 
@@ -131,9 +137,13 @@ def _resources(limits: Limits, *, cgroup_v2: bool) -> dict[str, Any]:
         "memory": {"limit": limits.memory},
         "pids": {"limit": limits.pids},
     }
+    # every container weighs the same where processors are short
+    cpu = {} if cgroup_v2 else {"shares": CPU_SHARES}
     if limits.cpu:
-        resources["cpu"] = {"quota": limits.cpu * CPU_PERIOD_US // 1000, "period": CPU_PERIOD_US}
+        cpu |= {"quota": limits.cpu * CPU_PERIOD_US // 1000, "period": CPU_PERIOD_US}
+    if cpu:
+        resources["cpu"] = cpu
     if cgroup_v2:
         resources["memory"]["swap"] = limits.memory  # memory and swap together: no swap
-        resources["unified"] = {"memory.oom.group": "1"}
+        resources["unified"] = {"cpu.weight": str(CPU_WEIGHT), "memory.oom.group": "1"}
     return resources
