@@ -6,6 +6,7 @@ from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
 from nebh.executor.run import Run
 from nebh.executor.switchover import settle
+from nebh.host import marks
 from nebh.model.instance import Status
 from nebh.model.network import SlotState
 from nebh.model.transaction import State
@@ -19,6 +20,7 @@ Rows = tuple[InstanceRow, ...]
 def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     """ROLLING_BACK: traffic to the old side, then journal, then the new side leaves."""
     context = run.context
+    marks.mark("back.begin")
     new, old = run.sides(row)
     _revive(run, row, old)
     policy = context.effective(row.service)
@@ -30,9 +32,11 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
         rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
         with hot_effect("back.switch"):
             run.dataplane.switch(changes)
+        marks.mark("back.switched")
         with hot_effect("back.endpoints"):
             run.dataplane.swap_endpoints(rules)
         ended = run.move(row, State.ROLLED_BACK, roles=roles, also=lambda: _note(run, row))
+    marks.mark("back.journalled")
     settle(run, ended, prefix="back", routes_before=policy.net)
     run.sweeper.sweep(tuple(one.id for one in new))
     return ended

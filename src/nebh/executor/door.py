@@ -10,6 +10,7 @@ from nebh.executor.context import Context
 from nebh.executor.identity import Identity
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.host import marks
 from nebh.host.channels import Peer
 from nebh.model.errors import BadInput, Refused
 from nebh.model.event import Severity
@@ -74,6 +75,7 @@ class Door:
     # the agent's
 
     def _submit(self, channel: FrameChannel, head: Head, body: bytes) -> None:
+        marks.mark("door.submit")
         kind = _take(head, {"op", "kind", "source"}, "kind")
         if kind == "assignment":
             self._intake.assignment(body)
@@ -126,6 +128,7 @@ class Door:
         channel.send(self._look.inspect(str(head.get("service", ""))))
 
     def _rollback(self, channel: FrameChannel, head: Head, _: bytes) -> None:
+        marks.mark("door.rollback")
         service = _take(head, {"op", "service", "to"}, "service")
         row = self._intake.roll_back(str(service), to=_number(head, "to"))
         channel.send({"ok": True, "transaction": row.id, "to": row.to_counter})

@@ -51,6 +51,7 @@ class Engine:
         self._threads: dict[int, threading.Thread] = {}
         self._cancelled: dict[int, str] = {}
         self._resumed: set[int] = set()
+        self._told = threading.Condition()
         self.on_end: Callable[[TransactionRow], None] = lambda _: None
 
     def submit(self, row: TransactionRow, *, recovered: bool = False) -> None:
@@ -72,13 +73,25 @@ class Engine:
         """Have an open transaction go back, or dropped when nothing visible has changed yet."""
         self._cancelled[row.id] = reason
         self._context.work.set_phase(row.id, CANCEL)  # a crash must not make it run after all
+        self._tell()
         self.submit(self._context.work.transaction(row.id))
 
     def resume(self, row: TransactionRow) -> None:
         """Keep a held release although its checks failed, or let a prepared one run."""
         self._resumed.add(row.id)
         self._context.work.set_phase(row.id, "run")
+        self._tell()
         self.submit(self._context.work.transaction(row.id))
+
+    def _tell(self) -> None:
+        with self._told:
+            self._told.notify_all()
+
+    def _pause(self, number: int, seconds: float) -> None:
+        """Wait, but not a moment longer once somebody says what a transaction is to do."""
+        with self._told:
+            if number not in self._cancelled:
+                self._told.wait(seconds)
 
     def busy(self) -> bool:
         """Tell whether a transaction is under way."""
@@ -99,6 +112,7 @@ class Engine:
             trust=self._trust,
             cancelled=lambda: self._cancelled.get(row.id, ""),
             resumed=lambda: row.id in self._resumed,
+            pause=lambda seconds: self._pause(row.id, seconds),
             recovered=recovered,
         )
         current: TransactionRow | None = row

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nebh.executor import admin
 from nebh.executor.forking import fork_helpers
-from nebh.host import faults
+from nebh.host import faults, marks
 from nebh.host.layout import Layout
 from nebh.host.notify import notify
 from nebh.host.program_tree import check_tree, own_tree
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
 def serve(layout: Layout) -> int:
     """Serve until SIGTERM or SIGINT. Containers run on afterwards."""
     faults.arm(dict(os.environ))
+    marks.arm(dict(os.environ))
     check_tree(own_tree())
     ended = threading.Event()
     helpers = fork_helpers(layout)

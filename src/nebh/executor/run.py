@@ -37,7 +37,8 @@ _ENDED_AS = {"stop": Outcome.STOPPED, "remove": Outcome.REMOVED}
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One transaction under way. cancelled: the reason to stop waiting, or ""; resumed: an operator
-    keeps what its checks would not; recovered: an earlier executor began it."""
+    keeps what its checks would not; pause: waits for seconds, or until one of the two is said; recovered: an earlier
+    executor began it."""
 
     context: Context
     dataplane: Dataplane
@@ -46,6 +47,7 @@ class Run:
     trust: Trust
     cancelled: Callable[[], str]
     resumed: Callable[[], bool]
+    pause: Callable[[float], None]
     recovered: bool = False
 
     def move(

@@ -10,6 +10,7 @@ from nebh.executor.effects import effect, hot_effect
 from nebh.executor.health import wait_ready
 from nebh.executor.prepare import discard
 from nebh.executor.run import Run
+from nebh.host import marks
 from nebh.model.network import SlotState
 from nebh.model.policy import NetPolicy
 from nebh.model.transaction import State
@@ -34,7 +35,9 @@ def starting(run: Run, row: TransactionRow) -> TransactionRow:
         _yield_place(run, row, old)
     for one in new:
         with effect(run.context, row.id, "start.start"):
+            marks.mark("start.begin")
             run.context.drivers.containers.start(one.id)
+            marks.mark("start.done")
         run.supervisor.watch(one.id)
     for one in new:
         result = wait_ready(run.context, one, cancelled=run.cancelled)
@@ -61,6 +64,7 @@ def _yield_place(run: Run, row: TransactionRow, old: Rows) -> None:
 def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> TransactionRow:
     """Let new requests go to the new side. Everything is computed before; the journal follows in one commit."""
     context = run.context
+    marks.mark("cutover.begin")
     policy = context.effective(row.service)
     roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
     changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
@@ -71,9 +75,12 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Transact
         try:
             with hot_effect("cutover.switch"):
                 run.dataplane.switch(changes)
+            marks.mark("cutover.switched")
             with hot_effect("cutover.endpoints"):
                 run.dataplane.swap_endpoints(rules)
+            marks.mark("cutover.endpoints")
             moved = run.move(row, State.CHECKING, roles=roles, via=State.CUTTING_OVER, cutover=True, also=take_effect)
+            marks.mark("cutover.journalled")
         finally:
             gc.enable()
     settle(run, moved, prefix="cutover", routes_before=policy.net)

@@ -33,7 +33,7 @@ def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
             return _failed(run, row, reason, on_failure=release.update.on_failure)
         if context.clock.monotonic() >= end:
             return run.move(row, State.HEALTHY)
-        context.clock.sleep(min(bake.pause(end), 0.5))
+        run.pause(min(bake.pause(end), 0.5))
 
 
 def _failed(run: Run, row: TransactionRow, reason: str, *, on_failure: OnFailure) -> TransactionRow | None:
@@ -51,7 +51,7 @@ def _failed(run: Run, row: TransactionRow, reason: str, *, on_failure: OnFailure
             return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
         if run.resumed():
             return run.move(row, State.HEALTHY, reason=f"kept by an operator although {reason}")
-        run.context.clock.sleep(0.5)
+        run.pause(0.5)
     return None
 
 

@@ -163,6 +163,7 @@ def serve_http(connection: socket.socket, options: dict[str, str]) -> None:
     """Answer requests of one connection until it ends."""
     file = connection.makefile("rb")
     while first := file.readline():
+        received = time.monotonic_ns()
         headers = {}
         while line := file.readline().decode("latin-1").strip():
             name, _, value = line.partition(":")
@@ -176,8 +177,8 @@ def serve_http(connection: socket.socket, options: dict[str, str]) -> None:
         data = text.encode() + b"\n"
         closing = WORK["ending"] or headers.get("connection", "").lower() == "close"
         last = "Connection: close\r\n" if closing else ""
-        head = f"HTTP/1.1 {status} .\r\nContent-Type: text/plain\r\nContent-Length: {len(data)}\r\n{last}\r\n"
-        connection.sendall(head.encode() + data)
+        head = f"HTTP/1.1 {status} .\r\nContent-Type: text/plain\r\nContent-Length: {len(data)}\r\n{last}"
+        connection.sendall(f"{head}Received: {received}\r\n\r\n".encode() + data)
         if closing:
             return
 

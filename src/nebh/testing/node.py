@@ -273,21 +273,24 @@ class Node(Cloud):
         return path.read_bytes()[: limit + 1] if path.exists() else None
 
     def publish_release(self, *, update: Update | None = None, state: str = "running", **fields: Any) -> int:
-        """Sign the next release, whose page says `v<counter>`; return its counter."""
+        """Sign the next release, whose page says `v<counter>`; return its counter. fields: of the release, over ours."""
         self.counter += 1
+        wish: dict[str, Any] = {
+            "argv": ("/bin/busybox", "httpd", "-f", "-p", str(APP_PORT), "-h", "/www"),
+            "health": Health(readiness=GOOD),
+            "stop": Stop(signal="KILL", grace=5000),
+            "update": update or Update(bake=100, checks=(GOOD,), drain=500),
+            **fields,
+        }
         release = Release(
             cluster_id=self.cluster_id,
             service="web",
             epoch=1,
             counter=self.counter,
             signed_at=int(time.time()),
-            images={"main": self.make_image(f"v{self.counter}")},
-            argv=("/bin/busybox", "httpd", "-f", "-p", str(APP_PORT), "-h", "/www"),
+            images=wish.pop("images", None) or {"main": self.make_image(f"v{self.counter}")},
             ports={"http": APP_PORT},
-            health=Health(readiness=GOOD),
-            stop=Stop(signal="KILL", grace=5000),
-            update=update or Update(bake=100, checks=(GOOD,), drain=500),
-            **fields,
+            **wish,
         )
         policies = () if self.policy_version else (self.next_policy(state=state),)
         self.sign(Wish(policies=policies, releases=(release,)))
