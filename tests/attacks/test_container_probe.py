@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import resource
 import shutil
 import tempfile
 import time
@@ -17,7 +16,8 @@ from typing import Any
 import pytest
 
 from nebh.model.errors import NotFound
-from nebh.testing.container_rig import UID_BASE, ContainerRig
+from nebh.testing.container_rig import ContainerRig
+from nebh.testing.probe_rows import normalise, of_this_machine
 from nebh.testing.static_program import compile_static
 
 pytestmark = pytest.mark.root
@@ -25,12 +25,6 @@ pytestmark = pytest.mark.root
 ONE = "web-7-0-1"
 SOURCE = Path(__file__).with_name("programs") / "probe.c"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "container_probe.txt"
-LIMITS = {
-    "core": resource.RLIMIT_CORE,
-    "locked memory": resource.RLIMIT_MEMLOCK,
-    "files": resource.RLIMIT_NOFILE,
-    "processes": resource.RLIMIT_NPROC,
-}
 CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
     *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
@@ -105,38 +99,6 @@ def run_probe(rig: ContainerRig, change: Callable[[dict[str, Any]], None] | None
     return lines[:-1]
 
 
-def normalise(rows: list[str]) -> list[str]:
-    """Take out what differs between machines: file systems, the range of ids, order of mounts, lowered limits. Masks
-    stand where the kernel has the file: what they do is shown by the rows `read` and `write`."""
-    found = [_without_machine(row) for row in rows if not row.startswith(("mount /proc/", "mount /sys/"))]
-    order = [row for row in found if not row.startswith("mount ")]
-    return order + sorted(row for row in found if row.startswith("mount "))
-
-
-def _without_machine(row: str) -> str:
-    if row.startswith("mount "):
-        named = re.sub(r"^(mount \S+): (?!tmpfs|proc|sysfs|mqueue|devpts|cgroup)\S+", r"\1: disk", row)
-        named = re.sub(r"^(mount /dev/(?:null|zero|full|tty|u?random)): \S+ (ro|rw)\S*", r"\1: device \2", named)
-        return re.sub(r",(relatime|noatime|lazytime)\b", "", named)
-    if row.startswith(("uid_map", "gid_map")):
-        return row.replace(f" {UID_BASE} ", " RANGE ")
-    return _as_wanted(row).rstrip()
-
-
-def _as_wanted(row: str) -> str:
-    """A limit that the machine's own makes lower than ours counts as ours."""
-    match = re.fullmatch(r"limit (.+): (\d+) (\d+)", row)
-    wanted = {"core": (0, 0), "locked memory": (65_536, 65_536), "files": (1024, 4096), "processes": (32, 32)}
-    if match is None:
-        return row
-    soft, hard = wanted[match[1]]
-    own = resource.getrlimit(LIMITS[match[1]])[1]
-    lowered = own if own != resource.RLIM_INFINITY else hard
-    if (int(match[2]), int(match[3])) == (min(soft, lowered), min(hard, lowered)):
-        return f"limit {match[1]}: {soft} {hard}"
-    return row
-
-
 def by_name(rows: list[str]) -> dict[str, str]:
     """Return what happened by `kind name`."""
     return dict(row.rpartition(": ")[::2] for row in rows)
@@ -162,15 +124,7 @@ def loosen(config: dict[str, Any]) -> None:
 
 
 def test_the_table_is_golden(rig: ContainerRig) -> None:
-    found = "\n".join(normalise(run_probe(rig))) + "\n"
-    wanted = "\n".join(row for row in GOLDEN.read_text().splitlines() if not _of_another_machine(row)) + "\n"
-    assert found == wanted
-
-
-def _of_another_machine(row: str) -> bool:
-    """Some calls exist on x86_64 only: the compiler leaves their rows out elsewhere."""
-    only = ("call ioperm:", "call iopl:", "call modify_ldt:", "call 32-bit code:", "call x32 code:")
-    return row.startswith(only) and not Path("/lib64/ld-linux-x86-64.so.2").exists()
+    assert normalise(run_probe(rig)) == of_this_machine(GOLDEN.read_text())
 
 
 def test_the_program_notices_each_defence_that_is_missing(rig: ContainerRig) -> None:
