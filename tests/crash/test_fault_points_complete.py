@@ -36,7 +36,7 @@ REASONED = {
     ("dataplane", "switch"): "called inside cutover.switch, back.switch, start.yield and sweep.retire",
     ("prepare", "_manifest"): "called inside prepare.manifest",
     ("supervise", "_keep_shared"): "brings back what somebody else took away; changes nothing else",
-    ("supervise", "_judge"): "ends an instance whose liveness failed: its end is noticed and journalled like any other",
+    ("supervise", "_take"): "ends an instance whose liveness failed: its end is noticed and journalled like any other",
     ("sweep", "_ask_to_end"): "called inside sweep.stop and start.yield",
     ("sweep", "prune"): "called inside sweep.prune",
 }

@@ -110,7 +110,18 @@ class Dataplane:
         """Set slots in one batch."""
         if changes:
             with self.lock:
-                self._drivers.ingress.switch(changes)
+                try:
+                    self._drivers.ingress.switch(changes)
+                except Failed:
+                    # as above
+                    self._drivers.ingress.ensure(self.plan())
+                    self._drivers.ingress.switch(changes)
+
+    def settle(self) -> None:
+        """Names, routes and the file of a cold start as the journal says: what follows a change of roles."""
+        self.apply_names()
+        self.configure_ingress()
+        self.record_ingress()
 
     def rest(self, one: InstanceRow, *, resting: bool) -> None:
         """Take a serving instance out of traffic while it restarts, or put it back. Without routes: nothing to do."""

@@ -19,7 +19,7 @@ from nebh.executor.verdict import checking, healthy
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.transaction import ENDED, State
-from nebh.model.work import ServiceRow, TransactionRow, Wanted
+from nebh.model.work import Role, ServiceRow, TransactionRow, Wanted
 from nebh.planning.local import Recovery, recover
 
 STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
@@ -34,6 +34,7 @@ STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
 MOST_ATTEMPTS = 3
 KEPT_TRANSACTIONS = 200
 CANCEL = "cancel"
+FIRST_DELAY, MOST_DELAY = 0.2, 30.0
 
 
 class Engine:
@@ -51,6 +52,7 @@ class Engine:
         self._threads: dict[int, threading.Thread] = {}
         self._cancelled: dict[int, str] = {}
         self._resumed: set[int] = set()
+        self._tries: dict[int, int] = {}
         self._told = threading.Condition()
         self.on_end: Callable[[TransactionRow], None] = lambda _: None
 
@@ -147,27 +149,60 @@ class Engine:
             return self._failed(run, self._context.work.transaction(row.id), error)
 
     def _failed(self, run: Run, row: TransactionRow, error: Exception) -> TransactionRow | None:
-        """A step raised: go back if there is a way back, else say so and leave it to a person."""
+        """A step raised: go back if there is a way back, else say so and try again."""
         if row.state in (State.STARTING, State.CHECKING, State.HEALTHY):
             return run.move(row, State.ROLLING_BACK, reason=str(error))
         if row.state in (State.ASSIGNED, State.PREPARING, State.PREPARED):
             discard(run, row)
             return run.move(row, State.DROPPED, reason=str(error))
+        if row.state in ENDED:
+            return self._settle_again(row, error)
+        return self._go_back_later(row, error)
+
+    def _go_back_later(self, row: TransactionRow, error: Exception) -> TransactionRow:
+        """From ROLLING_BACK there is one way only: it is tried until it works."""
+        tries = self._tries[row.id] = self._tries.get(row.id, 0) + 1
+        if tries == 1:
+            self._context.event(
+                "transaction.stuck",
+                f"{row.service}: cannot finish going back from release {row.to_counter}: {error}",
+                severity=Severity.ALARM,
+                service=row.service,
+                hint="it is tried again until it works; mend the cause",
+            )
+        self._context.stopping.wait(min(FIRST_DELAY * 2**tries, MOST_DELAY))
+        return row
+
+    def _settle_again(self, row: TransactionRow, error: Exception) -> TransactionRow:
+        """What follows the end failed: names, routes, the sweep of the side that leaves."""
         self._context.event(
-            "transaction.stuck",
-            f"{row.service}: cannot finish going back from release {row.to_counter}: {error}",
-            severity=Severity.ALARM,
+            "transaction.unsettled",
+            f"{row.service}: the transaction to release {row.to_counter} has ended, and what follows failed: {error}",
+            severity=Severity.WARNING,
             service=row.service,
-            hint="mend the cause, then restart nebh-executor: it finishes what it finds",
+            hint="it is tried again until it works",
         )
-        return None
+        leaving = [one.id for one in self._context.work.instances(row.service) if one.role is Role.LEAVING]
+        self._sweeper.sweep(tuple(leaving))
+        delay = FIRST_DELAY
+        while not self._context.stopping.wait(delay):
+            try:
+                self._plane.settle()
+            except (NebhError, OSError):
+                delay = min(delay * 2, MOST_DELAY)
+            else:
+                break
+        return row
 
     def _ended(self, row: TransactionRow) -> None:
         self._cancelled.pop(row.id, None)
         self._resumed.discard(row.id)
+        self._tries.pop(row.id, None)
         if not self.busy_with_others(row):
             self._context.work.prune(keep=KEPT_TRANSACTIONS)
             self._context.database.checkpoint()
+        if row.state in (State.DROPPED, State.REFUSED):
+            self._sweeper.prune_now()  # it has no instance whose leaving would
         self.on_end(row)
         self._again(row)
 
@@ -227,6 +262,7 @@ class Engine:
         for service in self._context.work.services():
             if self._context.work.open_transaction(service.service) is None:
                 self._finish(service)
+        self._sweeper.prune_later()
 
     def _finish(self, service: ServiceRow) -> None:
         """What follows the end of a transaction may have been cut short too."""

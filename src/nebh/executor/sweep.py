@@ -6,7 +6,7 @@ import threading
 
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
-from nebh.executor.effects import effect
+from nebh.executor.effects import effect, hot_effect
 from nebh.executor.instances import release_of
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
@@ -156,6 +156,25 @@ class Sweeper:
             self._plane.configure_ingress()
         with effect(self._context, transaction, "sweep.prune"):
             self.prune()
+
+    def prune_now(self) -> None:
+        """After a transaction that ended before it had an instance: what it fetched goes. On a full disk above all, so
+        nothing is journalled before."""
+        try:
+            with hot_effect("sweep.prune"):
+                self.prune()
+        except (NebhError, OSError) as error:
+            if not self._context.stopping.is_set():
+                self._context.event(
+                    "sweep.failed",
+                    f"cannot remove files that nobody needs any more: {error}",
+                    severity=Severity.WARNING,
+                    hint="the next end of a transaction tries again",
+                )
+
+    def prune_later(self) -> None:
+        """After a start: the last transaction's end may have been cut short."""
+        threading.Thread(target=self.prune_now, name="prune", daemon=True).start()
 
     def prune(self) -> None:
         """Remove trees and objects that no retained release needs."""

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Forks:
 class Node(Cloud):
     """See above. Needs root. `web` is the one service; its releases differ in what `GET /` answers."""
 
-    def __init__(self, folder: Path, forks: Forks) -> None:
+    def __init__(self, folder: Path, forks: Forks, *, mount: Callable[[Path], None] | None = None) -> None:
+        """mount: puts a disk of the caller's under the state folder."""
         super().__init__(folder)
         self.forks = forks
         self.served = folder / "served"
@@ -88,9 +90,13 @@ class Node(Cloud):
         self.log = folder / "executor.log"
         self.trace = folder / "trace"
         self._root = b""
+        self.limits = Limits(memory=64 << 20, pids=32)
         for name in ("metadata", "targets", "objects"):
             (self.served / name).mkdir(parents=True)
         self.layout.state.mkdir(mode=0o755)
+        if mount is not None:
+            mount(self.layout.state)
+            self.layout.state.chmod(0o755)
         config = LocalConfig(name="one", http_port=self.http_port, https_port=8443, cgroup_parent=self.name, reserve=0)
         self.layout.node_config.write_bytes(codec.encode(config))
 
@@ -309,7 +315,7 @@ class Node(Cloud):
             state=ServiceState(state),
             placement=Placement(),
             replicas=Replicas(count=1, min=1, max=4),
-            limits=Limits(memory=64 << 20, pids=32),
+            limits=self.limits,
             net=NetPolicy(routes=(Route(port=APP_PORT, host=HOST),), ports={"http": APP_PORT}),
             lint_exceptions=tuple(f"{rule}:*" for rule in exceptions),
         )

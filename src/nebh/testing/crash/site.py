@@ -8,6 +8,7 @@ import secrets
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from nebh.host.namespaces import CLONE_NEWNET, setns
@@ -44,7 +45,7 @@ class Site(Cloud):
         self._ask = folder / "stop-at"
         self.newest = 1
         self.rows: list[Row] = []
-        self._load: Load | None = None
+        self._loads: tuple[Load, ...] = ()
 
     # programs
 
@@ -63,22 +64,22 @@ class Site(Cloud):
         self.up(env={"NEBH_FAULT_ASK": str(self._ask)})
 
     def begin_load(self) -> None:
-        """Send requests until `end_load`; what came of them is in `rows`."""
+        """Send requests until `end_load_later`; what came of them is in `rows`. A second load asks for pages that are not
+        there, with long names: the service logs them."""
 
         def enter() -> None:
             with Path(f"/run/netns/{self.name}").open("rb") as space:
                 setns(space.fileno(), CLONE_NEWNET)
 
-        target = Target(address="127.0.0.1", port=self.http_port, host=HOST, path="/index.html?" + "x" * 1500)
+        target = Target(address="127.0.0.1", port=self.http_port, host=HOST)
         mix = Mix(rate=40, keepalive=4, fresh=2, post_share=0, timeout=60)
-        self._load = Load(target, mix, sink=self.rows.append, enter=enter)
-        self._load.start()
-
-    def end_load(self) -> None:
-        """Let what is under way come to its end."""
-        if self._load is not None:
-            self._load.stop()
-            self._load = None
+        chatter = replace(target, path=f"/{'x' * 1500}")
+        self._loads = (
+            Load(target, mix, sink=self.rows.append, enter=enter),
+            Load(chatter, replace(mix, rate=60, keepalive=2, fresh=0), sink=lambda _: None, enter=enter),
+        )
+        for load in self._loads:
+            load.start()
 
     # wishes
 
@@ -184,8 +185,8 @@ class Site(Cloud):
 
     def end_load_later(self) -> None:
         """No request is sent any more; those under way fail by themselves."""
-        load, self._load = self._load, None
-        if load is not None:
+        loads, self._loads = self._loads, ()
+        for load in loads:
             threading.Thread(target=load.stop, daemon=True).start()
 
     def serves(self) -> bool:
