@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the Debian packages of the named lists, as root: packages.sh base|runtime|test...
-# Quick when everything is there: apt is asked for nothing then.
+# Install the Debian packages of the named lists, as root: packages.sh base|runtime|test|guest...
+# Quick when everything is there: apt is asked for nothing then. packages.sh --names ...: only say what the lists hold.
 set -eu
 
 base="
@@ -34,6 +34,9 @@ jq                # the README's examples
 curl              # the README's examples
 git               # the README starts with a clone
 "
+guest="
+qemu-system-x86   # the guest: a whole Debian with its own kernel and systemd
+"
 
 names() { printf '%s\n' "$1" | sed -e 's/#.*//' -e '/^ *$/d' | tr -d ' '; }
 
@@ -46,15 +49,19 @@ missing() {
     done
 }
 
+only_names=
+[ "${1:-}" != --names ] || { only_names=yes; shift; }
 wanted=""
 for list in "$@"; do
     case "$list" in
         base) wanted="$wanted $(names "$base")" ;;
         runtime) wanted="$wanted $(names "$runtime")" ;;
         test) wanted="$wanted $(names "$test")" ;;
-        *) echo "cannot install packages: no list is called $list (base, runtime, test)" >&2; exit 2 ;;
+        guest) wanted="$wanted $(names "$guest")" ;;
+        *) echo "cannot install packages: no list is called $list (base, runtime, test, guest)" >&2; exit 2 ;;
     esac
 done
+[ -z "$only_names" ] || { echo "$wanted"; exit 0; }
 
 need=$(missing)
 [ -n "$need" ] || exit 0

@@ -26,7 +26,8 @@ mkdir -p "$dir"
 
 # -- how this machine reaches its archives, whatever that is: sources, keys, apt settings, certificates, pip settings
 
-apt_sources() { grep -lsw "$suite" /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} || true; }
+# shellcheck source=tests/fresh/archives.sh
+. "$house/tests/fresh/archives.sh"
 
 hand_over_apt() { # ROOT
     local file
@@ -35,7 +36,7 @@ hand_over_apt() { # ROOT
         rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*
         for file in $(apt_sources); do cp "$file" "$1${file}"; done
     fi
-    for file in $(grep -ls 'Acquire::' /etc/apt/apt.conf /etc/apt/apt.conf.d/* || true); do cp "$file" "$1$file"; done
+    for file in $(apt_settings); do cp "$file" "$1$file"; done
     cp -a /etc/apt/keyrings/. "$1/etc/apt/keyrings/"
     cp -a /etc/apt/auth.conf.d/. "$1/etc/apt/auth.conf.d/" 2>/dev/null || true
     cp -n /usr/share/keyrings/* "$1/usr/share/keyrings/" 2>/dev/null || true
@@ -73,12 +74,7 @@ kept_environment() { # what says how to reach archives
 
 if [ ! -e "$image" ]; then
     echo "== making the image of a fresh system (kept in $image)"
-    settings=$(mktemp)
-    cat $(grep -ls 'Acquire::' /etc/apt/apt.conf /etc/apt/apt.conf.d/* || true) /dev/null > "$settings"
-    # shellcheck disable=SC2046  # a list of files
-    mmdebstrap --quiet --variant=minbase --include=make,git,ca-certificates --aptopt="$settings" \
-        "$suite" "${image%.tar}.new.tar" $(apt_sources)
-    rm -f "$settings"
+    debian "${image%.tar}.new.tar" make,git,ca-certificates
     mv "${image%.tar}.new.tar" "$image"
 fi
 
