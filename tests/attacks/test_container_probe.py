@@ -7,8 +7,6 @@ import dataclasses
 import json
 import re
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 
 from nebh.model.errors import NotFound
-from nebh.testing.container_rig import ContainerRig
+from nebh.testing.container_rig import ContainerRig, private_rig
 from nebh.testing.probe_rows import normalise, of_this_machine
 from nebh.testing.static_program import compile_static
 
@@ -58,23 +56,15 @@ NOT_TAKEN = {
 @pytest.fixture(scope="module")
 def rig() -> Iterator[ContainerRig]:
     """A rig whose tree holds the probe, and a copy of it that is setuid root."""
-    if not (shutil.which("crun") and shutil.which("conmon")):
-        pytest.skip("crun and conmon are not installed")
-    folder = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))
-    made = None
     try:
-        made = ContainerRig(folder)
-        probe = compile_static(SOURCE, made.tree / "bin" / "probe")
-        copy = made.tree / "bin" / "setuid-probe"
-        shutil.copy(probe, copy)
-        copy.chmod(0o4755)
-        yield made
+        with private_rig() as made:
+            probe = compile_static(SOURCE, made.tree / "bin" / "probe")
+            copy = made.tree / "bin" / "setuid-probe"
+            shutil.copy(probe, copy)
+            copy.chmod(0o4755)
+            yield made
     except NotFound as error:
         pytest.skip(f"{error}: {error.hint}")
-    finally:
-        if made is not None:
-            made.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_probe(rig: ContainerRig, change: Callable[[dict[str, Any]], None] | None = None) -> list[str]:
@@ -84,17 +74,7 @@ def run_probe(rig: ContainerRig, change: Callable[[dict[str, Any]], None] | None
         config = json.loads(plan.config)
         change(config)
         plan = dataclasses.replace(plan, config=json.dumps(config).encode())
-    rig.driver.create(plan)
-    try:
-        rig.driver.start(ONE)
-        end = time.monotonic() + 60
-        while (found := rig.driver.observe(ONE)).exit_code is None or found.conmon_alive:
-            assert time.monotonic() < end, "the probe did not come to its end"
-            time.sleep(0.02)
-        lines = [line.text for line in rig.driver.read_logs(ONE, "", 10_000).lines]
-    finally:
-        rig.driver.delete(ONE)
-        rig.driver.delete_logs(ONE)
+    lines = rig.run_to_end(plan)
     assert lines[-1:] == ["end"], f"the probe did not come to its end: {lines[-5:]}"
     return lines[:-1]
 

@@ -11,6 +11,9 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from nebh.drivers.containers.base import ContainerPlan
@@ -132,6 +135,21 @@ class ContainerRig:
             log_bytes=log_bytes,
         )
 
+    def run_to_end(self, plan: ContainerPlan, *, patience: float = 60.0) -> list[str]:
+        """Run a container to its end, remove it and return the lines it printed. Raises TimeoutError."""
+        self.driver.create(plan)
+        try:
+            self.driver.start(plan.instance)
+            end = time.monotonic() + patience
+            while (found := self.driver.observe(plan.instance)).exit_code is None or found.conmon_alive:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{plan.instance} did not come to its end")
+                time.sleep(0.02)
+            return [line.text for line in self.driver.read_logs(plan.instance, "", 10_000).lines]
+        finally:
+            self.driver.delete(plan.instance)
+            self.driver.delete_logs(plan.instance)
+
     def close(self) -> None:
         """Remove every container and cgroup."""
         with contextlib.suppress(OSError):
@@ -139,6 +157,23 @@ class ContainerRig:
                 self.driver.delete(name)
             self.cgroups.destroy()
         self.launcher.close()
+
+
+@contextlib.contextmanager
+def private_rig() -> Iterator[ContainerRig]:
+    """Give a rig in a folder of its own, and take all of it away. Raises NotFound where containers cannot run."""
+    for program in ("crun", "conmon"):
+        if shutil.which(program) is None:
+            raise NotFound(f"cannot run containers: {program} is not installed", hint=f"apt-get install {program}")
+    folder = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))
+    try:
+        rig = ContainerRig(folder)
+        try:
+            yield rig
+        finally:
+            rig.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
