@@ -62,7 +62,7 @@ crash: $(SETUP) ## KILLS=100: kill -9 of everything there is, under load, and lo
 		echo '  hint: sudo make crash' >&2; exit 1; }
 	@$(SETTLED) $(PYTHON) -P -m nebh.testing.crash --kills $(KILLS) $(ARGS)
 
-bench: $(SETUP) ## figures -> build/bench.json
+bench: $(SETUP) ## speed and memory, as root -> build/bench/; ARGS=--quick for a short look
 	@$(SETTLED) $(PYTHON) -P -m nebh.testing.bench $(ARGS)
 
 docs: setup-python ## write the generated pages of docs/ again

@@ -134,13 +134,16 @@ def render_containers() -> str:
 def render_pages() -> dict[str, str]:
     """Return every generated page by its path in a checkout."""
     from nebh.spec.schema import render_reference as render_specs
+    from nebh.testing.bench.page import render_page
 
-    return {
+    performance = render_page()
+    pages = {
         "docs/cli.md": render_reference(*programs()),
         "docs/spec.md": render_specs(),
         "docs/api.md": render_api(),
         "docs/security-containers.md": render_containers(),
     }
+    return pages | ({"docs/performance.md": performance} if performance else {})
 
 
 def main() -> None:

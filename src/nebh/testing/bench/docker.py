@@ -1,0 +1,123 @@
+"""Docker as the peer: Debian's own packages, unpacked beside the machine, a daemon in a network namespace of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from nebh.host.run import Command, CommandFailed, Result, Started, run, start
+from nebh.model.errors import NotFound
+
+PACKAGES = ("docker.io", "containerd", "runc")
+CACHE = Path("build") / "bench-docker"
+
+
+def _programs() -> str:
+    """Return the folders with dockerd and what it needs, as a PATH; fetched once. Raises NotFound."""
+    if shutil.which("dockerd"):
+        return os.environ["PATH"]
+    root = CACHE.resolve() / "root"
+    if not (root / "usr/sbin/dockerd").exists():
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            run(Command(argv=("apt-get", "download", "-qq", *PACKAGES), cwd=CACHE.resolve(), timeout=300))
+        except CommandFailed as error:
+            raise NotFound(f"apt cannot fetch docker.io here: {error.stderr.strip()[-200:]}") from error
+        for archive in sorted(CACHE.resolve().glob("*.deb")):
+            run(Command(argv=("dpkg", "-x", str(archive), str(root))))
+    return f"{root}/usr/sbin:{root}/usr/bin:{os.environ['PATH']}"
+
+
+class Docker:
+    """A running daemon; `with` it. Raises NotFound where it cannot be had or does not start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._name = folder.name
+        self._env = {"PATH": _programs(), "HOME": str(folder), "DOCKER_HOST": f"unix://{folder}/d.sock"}
+        self.daemon: Started | None = None
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True)
+        run(Command(argv=("ip", "netns", "add", self._name)))
+        run(Command(argv=("ip", "-n", self._name, "link", "set", "lo", "up")))
+        argv = ("dockerd", "--data-root", f"{self._folder}/data", "--exec-root", f"{self._folder}/exec", "--host")
+        more = (f"unix://{self._folder}/d.sock", "--pidfile", f"{self._folder}/d.pid", "--iptables=false")
+        last = ("--ip6tables=false", "--bridge=none", f"--cgroup-parent={self._name}")
+        with (self._folder / "log").open("wb") as log:
+            command = Command(
+                argv=("nsenter", f"--net=/run/netns/{self._name}", "--", *argv, *more, *last), env=self._env
+            )
+            self.daemon = start(command, stdout=log, stderr=log)
+        end = time.monotonic() + 60
+        while self.docker("version", accept=tuple(range(256))).status != 0:
+            if time.monotonic() > end or self.daemon.poll() is not None:
+                said = (self._folder / "log").read_text(errors="replace")[-300:]
+                self.__exit__()
+                raise NotFound(f"dockerd does not start here: {said}")
+            time.sleep(0.2)
+        return self
+
+    def docker(self, *words: str, accept: tuple[int, ...] = (0,), stdin: bytes | None = None) -> Result:
+        """Run the client."""
+        return run(Command(argv=("docker", *words), env=self._env, accept=accept, timeout=120, stdin=stdin))
+
+    def add_image(self, name: str, tree: Path, *changes: str) -> None:
+        """Import a root file system. changes: such as `CMD ["/x"]`."""
+        packed = run(Command(argv=("tar", "-C", str(tree), "-c", "."), timeout=120)).stdout
+        words = [word for change in changes for word in ("--change", change)]
+        self.docker("import", *words, "-", name, stdin=packed)
+
+    def ask(self, port: int) -> str:
+        """Return what answers on a port of the daemon's network, "" when nothing does."""
+        url = f"http://127.0.0.1:{port}/"
+        argv = ("nsenter", f"--net=/run/netns/{self._name}", "--", "curl", "-s", "-m", "2", url)
+        return run(Command(argv=argv, accept=tuple(range(256)))).text
+
+    def version(self) -> str:
+        """Return the server's version."""
+        return self.docker("version", "--format", "{{.Server.Version}}").text.strip()
+
+    def pids(self) -> tuple[int, ...]:
+        """Return dockerd, its containerd, and what they started."""
+        assert self.daemon is not None
+        return tuple(family(self.daemon.pid))
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(CommandFailed):
+            found = self.docker("ps", "-aq", accept=tuple(range(256))).text.split()
+            if found:
+                self.docker("rm", "-f", *found, accept=tuple(range(256)))
+        if self.daemon is not None:
+            self.daemon.terminate()
+            with contextlib.suppress(Exception):
+                self.daemon.wait(30)
+            self.daemon.kill()
+        run(Command(argv=("ip", "netns", "del", self._name), accept=tuple(range(256))))
+        for _attempt in range(20):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if not self._folder.exists():
+                return
+            _unmount(self._folder)
+            time.sleep(0.2)
+
+
+def _unmount(folder: Path) -> None:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        place = line.split()[1]
+        if place.startswith(f"{folder}/"):
+            run(Command(argv=("umount", "-l", place), accept=tuple(range(256))))
+
+
+def family(pid: int) -> Iterator[int]:
+    """Yield a process and all its descendants."""
+    yield pid
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                yield from family(int(child))
