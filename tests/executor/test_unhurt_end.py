@@ -78,3 +78,27 @@ def test_what_a_crash_left_after_the_end_of_a_transaction_goes_at_the_start(benc
     assert store.usage() != before
     bench.restart()
     bench.until(lambda: bench.context.store.usage() == before)
+
+
+def test_a_transaction_goes_on_once_the_journal_can_be_written_again(bench):
+    bench.deploy(1)
+    bench.add_release(2, update=Update(bake=1000, checks=(GOOD,), drain=100))
+    nonce = bench.assign(2)
+    bench.until_state("CHECKING")
+    database = bench.context.database
+    database._begin = Often(database._begin, 6)
+    bench.until(lambda: database._begin.times == 0)
+    bench.settle()
+    committed = bench.outcome(nonce) is Outcome.COMMITTED
+    assert bench.counters() == [2 if committed else 1]
+
+
+def test_bad_news_that_cannot_be_journalled_ends_nobody(bench, caplog):
+    bench.deploy(1)
+    database = bench.context.database
+    database._begin = Often(database._begin, 3)
+    (one,) = bench.serving()
+    bench.executor.supervisor._say_trouble(one.id, Failed("cannot do it"))
+    assert "cannot look after" in caplog.text
+    bench.until(lambda: database._begin.times == 0 or bench.executor.supervisor._say_trouble(one.id, Failed("x")))
+    assert all(thread.is_alive() for thread in bench.executor.supervisor._threads)

@@ -217,7 +217,7 @@ class Executor:
         try:
             self.supervisor.revive(row)
         except (NebhError, OSError) as error:
-            self.context.event(
+            self.context.tell(
                 "instance.restart-failed",
                 f"cannot start {row.id}: {error}",
                 severity=Severity.ALARM,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from nebh.journal.accepted import Accepted
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
 from nebh.journal.work import Work
-from nebh.model.errors import Broken
+from nebh.model.errors import Broken, NebhError
 from nebh.model.event import Event, Severity
 from nebh.model.local import LocalConfig
 from nebh.model.policy import Policy
@@ -151,6 +152,22 @@ class Context:
 
         self.outbox.add_event(make)
         self.database.then(self.wake)
+
+    def tell(
+        self,
+        kind: str,
+        message: str,
+        *,
+        severity: Severity = Severity.WARNING,
+        service: str = "",
+        hint: str = "",
+        facts: dict[str, str] | None = None,
+    ) -> None:
+        """As `event`, for whoever must not die of bad news: where the journal cannot be written, a line in the log."""
+        try:
+            self.event(kind, message, severity=severity, service=service, hint=hint, facts=facts)
+        except (NebhError, OSError) as error:
+            logging.getLogger(__name__).error("%s (and %s)", message, error)
 
     def running(self) -> tuple[Running, ...]:
         """Return what runs here, as receipts and status say it."""

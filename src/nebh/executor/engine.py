@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -122,12 +123,18 @@ class Engine:
             while current is not None and current.state not in ENDED:
                 if self._context.stopping.is_set():
                     return
-                current = self._step(run, current) or self._told_meanwhile(row.id)
+                current = self._advance(run, current)
         finally:
             with self._lock:
                 self._threads.pop(row.id, None)
         if current is not None:
             self._ended(current)
+
+    def _advance(self, run: Run, row: TransactionRow) -> TransactionRow | None:
+        try:
+            return self._step(run, row) or self._told_meanwhile(row.id)
+        except (NebhError, OSError) as error:
+            return self._stand_still(row, error)
 
     def _told_meanwhile(self, number: int) -> TransactionRow | None:
         """A transaction that only prepares may be told to run while its thread is ending: then it goes on here."""
@@ -159,11 +166,22 @@ class Engine:
             return self._settle_again(row, error)
         return self._go_back_later(row, error)
 
+    def _stand_still(self, row: TransactionRow, error: Exception) -> TransactionRow:
+        """Not even the failure could be journalled: the disk is full or broken. Wait, then go on from what stands there."""
+        tries = self._tries[row.id] = self._tries.get(row.id, 0) + 1
+        if tries == 1:
+            what = f"the transaction of {row.service} to release {row.to_counter} stands still in {row.state}"
+            logging.getLogger(__name__).error("%s: %s", what, error)
+        self._context.stopping.wait(min(FIRST_DELAY * 2**tries, MOST_DELAY))
+        with contextlib.suppress(NebhError):
+            return self._context.work.transaction(row.id)
+        return row
+
     def _go_back_later(self, row: TransactionRow, error: Exception) -> TransactionRow:
         """From ROLLING_BACK there is one way only: it is tried until it works."""
         tries = self._tries[row.id] = self._tries.get(row.id, 0) + 1
         if tries == 1:
-            self._context.event(
+            self._context.tell(
                 "transaction.stuck",
                 f"{row.service}: cannot finish going back from release {row.to_counter}: {error}",
                 severity=Severity.ALARM,
@@ -175,7 +193,7 @@ class Engine:
 
     def _settle_again(self, row: TransactionRow, error: Exception) -> TransactionRow:
         """What follows the end failed: names, routes, the sweep of the side that leaves."""
-        self._context.event(
+        self._context.tell(
             "transaction.unsettled",
             f"{row.service}: the transaction to release {row.to_counter} has ended, and what follows failed: {error}",
             severity=Severity.WARNING,
@@ -199,8 +217,9 @@ class Engine:
         self._resumed.discard(row.id)
         self._tries.pop(row.id, None)
         if not self.busy_with_others(row):
-            self._context.work.prune(keep=KEPT_TRANSACTIONS)
-            self._context.database.checkpoint()
+            with contextlib.suppress(NebhError):  # a full disk: what is old may stay a little longer
+                self._context.work.prune(keep=KEPT_TRANSACTIONS)
+                self._context.database.checkpoint()
         if row.state in (State.DROPPED, State.REFUSED):
             self._sweeper.prune_now()  # it has no instance whose leaving would
         self.on_end(row)

@@ -81,7 +81,7 @@ class Supervisor:
 
     def _say_trouble(self, name: str, error: Exception) -> None:
         if not self._context.stopping.is_set():
-            self._context.event("supervisor.trouble", f"cannot look after {name}: {error}", severity=Severity.ALARM)
+            self._context.tell("supervisor.trouble", f"cannot look after {name}: {error}", severity=Severity.ALARM)
 
     def watch_ingress(self) -> None:
         """Notice when the proxy ends; start it when it has."""
@@ -176,7 +176,7 @@ class Supervisor:
             act()
         except (NebhError, OSError) as error:
             if not self._context.stopping.is_set():
-                self._context.event(
+                self._context.tell(
                     "instance.restart-failed",
                     f"cannot restart {row.id}: {error}",
                     severity=Severity.ALARM,
@@ -254,7 +254,7 @@ class Supervisor:
             self._context.drivers.dns.ensure(self._context.subnets())
             self.watch_ingress()
         except (NebhError, OSError) as error:
-            self._context.event("network.broken", f"cannot repair the network: {error}", severity=Severity.ALARM)
+            self._context.tell("network.broken", f"cannot repair the network: {error}", severity=Severity.ALARM)
 
     def _probe_one(
         self, row: InstanceRow, failures: dict[tuple[str, Probe], int], due: dict[tuple[str, Probe], float]

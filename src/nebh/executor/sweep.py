@@ -79,7 +79,7 @@ class Sweeper:
         try:
             self.forget(service)
         except (NebhError, OSError) as error:
-            self._context.event(
+            self._context.tell(
                 "sweep.failed", f"cannot finish removing {service}: {error}", severity=Severity.WARNING, service=service
             )
 
@@ -109,7 +109,7 @@ class Sweeper:
         except (NebhError, OSError) as error:
             if self._context.stopping.is_set():
                 return False
-            self._context.event(
+            self._context.tell(
                 "sweep.failed",
                 f"cannot take {name} away: {error}",
                 severity=Severity.WARNING,
@@ -165,7 +165,7 @@ class Sweeper:
                 self.prune()
         except (NebhError, OSError) as error:
             if not self._context.stopping.is_set():
-                self._context.event(
+                self._context.tell(
                     "sweep.failed",
                     f"cannot remove files that nobody needs any more: {error}",
                     severity=Severity.WARNING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class Database:
                 try:
                     yield
                 except BaseException:
-                    self._connection.execute("ROLLBACK")
+                    self._undo()
                     raise
                 self._commit()
                 then = self._then
@@ -84,9 +85,13 @@ class Database:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._undo()
             raise Failed(f"cannot write to the journal: {error}", hint="is the disk full or broken?") from error
+
+    def _undo(self) -> None:
+        if self._connection.in_transaction:  # of a full or broken disk SQLite has undone it by itself
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
 
     def write(self, statement: str, *values: object) -> int:
         """Run one statement in a commit (the surrounding one if there is one); return the last row id."""
@@ -107,10 +112,10 @@ class Database:
                 raise Failed(f"cannot read the journal: {error}", hint="is the disk broken?") from error
 
     def checkpoint(self) -> None:
-        """Fold the WAL into the file; called when nothing switches."""
+        """Fold the WAL into the file; called when nothing switches. Raises Failed."""
         with self._lock:
             if not self._depth:
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self.read("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the file."""

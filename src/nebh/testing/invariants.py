@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -322,7 +323,7 @@ def _process_faults(cloud: Cloud, rows: tuple[InstanceRow, ...]) -> Faults:
         own = {pid for pid, words in lines.items() if any(word.endswith(program) for word in words[:6])}
         families = {_family_in(pid, lines) for pid in own}
         if len(families) > 1:
-            found.append(f"{program.decode()} runs {len(families)} times: {sorted(families)}")
+            found.append(f"{program.decode()} runs {len(families)} times: {[_describe(pid) for pid in sorted(own)]}")
     # one resolver for names inside, one for all names: each once
     resolvers = Counter(b" ".join(words) for words in lines.values() if words[0].endswith(b"dnsmasq"))
     found += [f"dnsmasq runs {count} times: {line!r}" for line, count in resolvers.items() if count > 1]
@@ -336,6 +337,14 @@ def _process_faults(cloud: Cloud, rows: tuple[InstanceRow, ...]) -> Faults:
                 if str(cloud.folder) in place and name and name not in names:
                     found.append(f"process {pid} holds the mount {place}")
     return found
+
+
+def _describe(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        sockets = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
+        return f"{pid} of {fields[1]} {fields[0]} since {fields[19]} {sorted(sockets)}"
+    return f"{pid} gone"
 
 
 def _family_in(pid: int, lines: dict[int, list[bytes]]) -> int:

@@ -320,8 +320,8 @@ class Node(Cloud):
             lint_exceptions=tuple(f"{rule}:*" for rule in exceptions),
         )
 
-    def make_image(self, text: str) -> ImageRef:
-        """Serve an image that answers `text`."""
+    def make_image(self, text: str, *, more: bytes = b"") -> ImageRef:
+        """Serve an image that answers `text`. more: the content of a file of its own, for its weight."""
         entries = [
             TreeEntry(path=path, type=EntryType.DIRECTORY, mode=0o755)
             for path in ("bin", "dev", "etc", "proc", "sys", "tmp", "www")
@@ -330,6 +330,7 @@ class Node(Cloud):
             "bin/busybox": (Path(busybox()).read_bytes(), 0o755),
             "www/index.html": (text.encode() + b"\n", 0o644),
             **{f"etc/{name}": (b"", 0o644) for name in ("resolv.conf", "hosts", "hostname")},
+            **({"more": (more, 0o644)} if more else {}),
         }
         for path, (data, mode) in files.items():
             digest = hashlib.sha256(data).hexdigest()

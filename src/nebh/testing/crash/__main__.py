@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nebh.testing.crash.campaign import run_campaign
-from nebh.testing.crash.site import Site
+from nebh.testing.crash.site import VICTIMS, Site
 
 
 def main() -> int:
@@ -17,12 +17,19 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
     parser.add_argument("--out", default="", help="a file for the table")
+    parser.add_argument("--victim", action="append", choices=VICTIMS, help="kill only these (may be repeated)")
     options = parser.parse_args()
     print(f"seed {options.seed}: the same kills again with --seed {options.seed}", flush=True)
     with Site(Path(f"/var/tmp/nt-{secrets.token_hex(3)}")) as site:
         site.begin()
         try:
-            tally = run_campaign(site, kills=options.kills, seed=options.seed, say=lambda line: print(line, flush=True))
+            tally = run_campaign(
+                site,
+                kills=options.kills,
+                seed=options.seed,
+                say=lambda line: print(line, flush=True),
+                victims=tuple(options.victim or VICTIMS),
+            )
         except AssertionError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1
