@@ -30,6 +30,9 @@ btrfs-progs       # volumes on a file system with snapshots
 docker-registry   # images are fetched from a real registry
 iptables          # iptables-nft: another program's table beside ours
 busybox-static    # a container's whole userland in one file
+gcc               # programs that try to break out of a container
+libc6-dev         # the same: what they are linked with
+apparmor          # the profile of containers is one that its parser takes
 jq                # the README's examples
 curl              # the README's examples
 git               # the README starts with a clone

@@ -162,11 +162,11 @@ def load(cloud: Cloud) -> Iterator[Callable[..., Callable[[], dict[str, object]]
 
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(host: str, *, rate: int = 20) -> Callable[[], dict[str, object]]:
+    def start(host: str, *, rate: int = 20, more: tuple[str, ...] = ()) -> Callable[[], dict[str, object]]:
         words = ("-m", "nebh.testing.load", "--target", f"127.0.0.1:{cloud.http_port}", "--host-header", host)
         mix = ("--rate", str(rate), "--keepalive", "3", "--fresh", "1", "--seconds", "600")
         process = subprocess.Popen(
-            cloud.inside(sys.executable, *words, *mix), env={**os.environ, **cloud.env}, stdout=subprocess.PIPE
+            cloud.inside(sys.executable, *words, *mix, *more), env={**os.environ, **cloud.env}, stdout=subprocess.PIPE
         )
         running.append(process)
 

@@ -20,7 +20,9 @@ def main() -> int:
     target = Target(
         address=address, port=int(port), host=args.host_header or address, path=args.path, post_path=args.post_path
     )
-    mix = Mix(rate=args.rate, keepalive=args.keepalive, fresh=args.fresh, post_share=args.post_share)
+    mix = Mix(
+        rate=args.rate, keepalive=args.keepalive, fresh=args.fresh, post_share=args.post_share, timeout=args.timeout
+    )
     rows: list[Row] = []
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keepalive", type=int, default=8)
     parser.add_argument("--fresh", type=int, default=2)
     parser.add_argument("--post-share", type=float, default=0.34)
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds until a request counts as lost")
     parser.add_argument("--out", default="", help="FILE.csv.gz")
     return parser
 
