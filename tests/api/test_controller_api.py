@@ -187,7 +187,7 @@ def test_a_deployment_becomes_a_signed_assignment_and_ends_by_receipts(cloud):
     assert [one.node for one in receipts] == ["one", "one"]
     for wrong, error in (
         (ask(77), NotFound),
-        (ask(1, replicas=4), BadInput),
+        (ask(1, replicas=4), Conflict),
         (ask(1, nonce="zz"), BadInput),
         (api.DeploymentRequest(counter=1, epoch=9, replicas=1, phase=Phase.RUN, nonce="a" * 32), Conflict),
     ):

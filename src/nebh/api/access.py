@@ -12,15 +12,24 @@ from litestar.handlers import BaseRouteHandler
 from nebh.controller.core import Core
 from nebh.controller.identity import NOBODY, Caller, Unidentified
 from nebh.model.api import Who
+from nebh.model.errors import Refused
 
 EVERYBODY = (Who.NOBODY, Who.NODE, Who.OPERATOR)
 KNOWN = (Who.NODE, Who.OPERATOR)
 _SCHEMA = "/schema"
 
 
-def allow(*who: Who) -> dict[str, Any]:
-    """Return the `opt` of an operation that `who` may call."""
-    return {"who": who}
+def allow(*who: Who, fails: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Return the `opt` of an operation that `who` may call. fails: statuses it may end with, beside 400 for what cannot
+    be read and 401 and 403 for who asks."""
+    return {"who": who, "fails": fails}
+
+
+def failures_of(handler: BaseRouteHandler) -> tuple[int, ...]:
+    """Return the `fails` of an operation."""
+    found = handler.opt.get("fails", ())
+    assert isinstance(found, tuple)
+    return found
 
 
 def allowed(handler: BaseRouteHandler) -> tuple[Who, ...]:
@@ -41,11 +50,11 @@ def make_guard(core: Core) -> Any:
         who = handler.opt.get("who", EVERYBODY)
         if caller.kind not in who:
             wanted = " or ".join(one.value for one in who)
-            raise Unidentified(
-                f"cannot do this as {caller.kind.value}: it takes a token of {wanted}",
-                again=True,
-                hint="POST /v1/nonces, sign the nonce, POST /v1/tokens",
-            )
+            message = f"cannot do this as {caller.kind.value}: it takes a token of {wanted}"
+            hint = "POST /v1/nonces, sign the nonce, POST /v1/tokens"
+            if caller.kind is Who.NOBODY:
+                raise Unidentified(message, again=True, hint=hint)
+            raise Refused(message, rule="identity", hint=hint)
         connection.scope["state"]["caller"] = caller
 
     return guard

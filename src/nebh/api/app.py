@@ -9,11 +9,11 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from nebh.api import node_routes, object_routes, operator_routes, public_routes
 from nebh.api.access import allowed, get_caller, make_guard
+from nebh.api.document import Document
 from nebh.controller.core import Core
 from nebh.controller.identity import Unidentified
 from nebh.model import errors
@@ -21,6 +21,18 @@ from nebh.model.api import Who
 from nebh.wire import codec, failures
 
 BODY_LIMIT = 96 << 20
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose JSON body is read once, as exactly the shape that the operation takes: `1` is no `true` here."""
+
+    async def json(self) -> Any:
+        """Return the body as the type of the handler's `data`. Raises BadInput."""
+        field = self.route_handler.parsed_data_field
+        assert field is not None
+        return codec.decode_loose(await self.body(), field.annotation, what="the request", limit=BODY_LIMIT)
+
+
 HANDLERS: tuple[HTTPRouteHandler, ...] = (
     *public_routes.HANDLERS,
     *operator_routes.HANDLERS,
@@ -52,13 +64,14 @@ def make_app(core: Core) -> Litestar:
             "caller": Provide(get_caller, sync_to_thread=False),
         },
         exception_handlers={Exception: _answer_error},
+        request_class=StrictRequest,
         openapi_config=OpenAPIConfig(
             title="Nebh controller",
             version=core.version,
             description="What the command line and the nodes speak to. No call here is authority for a node.",
             path="/schema",
             use_handler_docstrings=True,
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[Document(HANDLERS)],
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer", description="POST /v1/tokens")}
             ),
@@ -92,6 +105,8 @@ def _answer_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes
             f"cannot answer: {type(error).__name__}", hint="this is a defect of Nebh: please report it"
         )
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, HTTPException):
+        headers |= error.headers or {}  # Allow, where the method is not one of the operation's
     return Response(
         codec.encode(failures.to_plain(known)), status_code=status, media_type="application/json", headers=headers
     )

@@ -12,7 +12,7 @@ from nebh.controller.core import Core
 from nebh.controller.identity import Caller
 from nebh.model.api import PollAnswer, PollRequest, ReportAnswer, ReportRequest, Who
 
-NODE = allow(Who.NODE)
+NODE = allow(Who.NODE, fails=(404,))
 
 
 @post("/v1/node/poll", opt=NODE, status_code=200)

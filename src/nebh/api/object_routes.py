@@ -14,11 +14,11 @@ from litestar.params import JSONBody
 from litestar.response import Stream
 
 from nebh.api.access import KNOWN, allow
+from nebh.api.document import PACK as MEDIA
 from nebh.controller import storing
 from nebh.controller.core import Core
 from nebh.model.api import Digests, Stored, Who
 
-MEDIA = "application/vnd.nebh.pack+zstd"
 OPERATOR = allow(Who.OPERATOR)
 
 
@@ -37,7 +37,7 @@ async def upload(core: NamedDependency[Core], request: Request[Any, Any, State])
 
 @post(
     "/v1/objects/batch",
-    opt=allow(*KNOWN),
+    opt=allow(*KNOWN, fails=(404,)),
     status_code=200,
     media_type=MEDIA,
     responses={200: ResponseSpec(bytes, generate_examples=False, media_type=MEDIA, description="a pack")},

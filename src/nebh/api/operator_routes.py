@@ -30,7 +30,8 @@ from nebh.model.api import (
     Who,
 )
 
-OPERATOR = allow(Who.OPERATOR)
+OPERATOR = allow(Who.OPERATOR, fails=(404,))
+"""404: no such service, or nothing was published yet."""
 Cursor = Annotated[int, QueryParameter(ge=-1, lt=2**53)]
 Wait = Annotated[int, QueryParameter(ge=0, le=60_000, description="ms to wait for the first answer")]
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
@@ -67,7 +68,12 @@ def releases(core: NamedDependency[Core], service: FromPath[str]) -> Releases:
     return viewing.view_releases(core, service)
 
 
-@post("/v1/services/{service:str}/deployments", opt=OPERATOR, status_code=200, sync_to_thread=False)
+@post(
+    "/v1/services/{service:str}/deployments",
+    opt=allow(Who.OPERATOR, fails=(404, 409, 422)),
+    status_code=200,
+    sync_to_thread=False,
+)
 def deployments(
     core: NamedDependency[Core],
     caller: NamedDependency[Caller],
@@ -108,7 +114,7 @@ def history(core: NamedDependency[Core], service: Text = "", before: Cursor = 0,
     return viewing.view_history(core, service=service, before=before, limit=limit)
 
 
-@get("/v1/services/{service:str}/logs", opt=OPERATOR)
+@get("/v1/services/{service:str}/logs", opt=allow(Who.OPERATOR, fails=(404, 422, 503)))
 async def logs(
     core: NamedDependency[Core],
     service: FromPath[str],

@@ -11,7 +11,7 @@ from nebh.controller import entering, publishing, viewing
 from nebh.controller.core import Core
 from nebh.controller.identity import Caller
 from nebh.controller.repository import TIMESTAMP
-from nebh.model.api import Health, Nonce, Published, PublishRequest, Token, TokenRequest
+from nebh.model.api import Health, Nonce, Published, PublishRequest, Token, TokenRequest, Who
 from nebh.model.errors import NotFound
 
 
@@ -27,13 +27,13 @@ def nonces(core: NamedDependency[Core]) -> Nonce:
     return entering.give_nonce(core)
 
 
-@post("/v1/tokens", opt=allow(*EVERYBODY), status_code=200, sync_to_thread=False)
+@post("/v1/tokens", opt=allow(*EVERYBODY, fails=(403, 404)), status_code=200, sync_to_thread=False)
 def tokens(core: NamedDependency[Core], data: JSONBody[TokenRequest]) -> Token:
     """A token for 15 minutes, for whoever signs the nonce with an operator's or a node's transport key."""
     return entering.give_token(core, data)
 
 
-@get("/v1/metadata/{name:str}", opt=allow(*EVERYBODY), sync_to_thread=False)
+@get("/v1/metadata/{name:str}", opt=allow(*EVERYBODY, fails=(404,)), sync_to_thread=False)
 def metadata(core: NamedDependency[Core], name: FromPath[str]) -> Response[bytes]:
     """A signed metadata file, such as `timestamp.json` or `7.targets.json`."""
     if name == TIMESTAMP and not core.timestamp:
@@ -41,13 +41,13 @@ def metadata(core: NamedDependency[Core], name: FromPath[str]) -> Response[bytes
     return _file(core.timestamp if name == TIMESTAMP else core.repository.metadata(name))
 
 
-@get("/v1/targets/{path:path}", opt=allow(*EVERYBODY), sync_to_thread=False)
+@get("/v1/targets/{path:path}", opt=allow(*EVERYBODY, fails=(404,)), sync_to_thread=False)
 def targets(core: NamedDependency[Core], path: FromPath[str]) -> Response[bytes]:
     """A target file by its path, hash prefix included."""
     return _file(core.repository.target(path.lstrip("/")))
 
 
-@post("/v1/publish", opt=allow(*EVERYBODY), status_code=200)
+@post("/v1/publish", opt=allow(Who.NOBODY, Who.OPERATOR, fails=(403, 409)), status_code=200)
 async def publish(
     core: NamedDependency[Core], caller: NamedDependency[Caller], data: JSONBody[PublishRequest]
 ) -> Published:

@@ -6,7 +6,8 @@ from typing import Any
 
 from litestar import Litestar
 
-from nebh.api.app import access_table
+from nebh.api.app import HANDLERS, access_table
+from nebh.api.document import describe, path_of
 from nebh.model.api import Who
 
 Plain = dict[str, Any]
@@ -14,7 +15,7 @@ Plain = dict[str, Any]
 
 def render_reference(app: Litestar) -> str:
     """Return the page: who may call what, then every operation with its parameters and shapes, then the shapes."""
-    schema: Plain = app.openapi_schema.to_schema()
+    schema = describe(app, HANDLERS)
     lines = [
         "# The controller's API",
         "",
@@ -42,11 +43,6 @@ def render_reference(app: Litestar) -> str:
     for name, shape in sorted(schema["components"]["schemas"].items()):
         lines += _shape(name, shape)
     return "\n".join(lines) + "\n"
-
-
-def path_of(path: str) -> str:
-    """Return a route's path as OpenAPI writes it: `/v1/services/{service}`."""
-    return path.replace(":str}", "}").replace(":path}", "}")
 
 
 def _operation(schema: Plain, method: str, path: str) -> list[str]:

@@ -22,6 +22,7 @@ from nebh.state import deployments as store
 from nebh.state.history import add_history
 from nebh.state.nodes import read_nodes
 from nebh.state.orders import add_order
+from nebh.wire.codec import MAX_INTEGER
 
 _NONCE = re.compile(r"[0-9a-f]{16,64}\Z")
 
@@ -45,6 +46,8 @@ def deploy(core: Core, *, service: str, request: DeploymentRequest, caller: Call
     """
     if not _NONCE.match(request.nonce):
         raise BadInput("cannot deploy: the nonce is not 16 to 64 hex digits")
+    if not all(0 <= number < MAX_INTEGER for number in (request.counter, request.epoch, request.replicas)):
+        raise BadInput("cannot deploy: a number is negative or too large")
     with core.database.begin() as connection:
         known = store.find_deployment(connection, nonce=request.nonce)
         if known is None:
@@ -78,8 +81,8 @@ def _check_wish(core: Core, *, service: str, request: DeploymentRequest) -> Poli
         )
     if request.epoch != policy.epoch:
         raise Conflict(f"cannot deploy {service}: epoch {request.epoch} was asked for, the policy is at {policy.epoch}")
-    if not 0 <= request.replicas <= policy.replicas.max:
-        raise BadInput(
+    if request.replicas > policy.replicas.max:
+        raise Conflict(
             f"cannot deploy {service}: {request.replicas} replicas, the policy allows at most {policy.replicas.max}",
             hint="raise `replicas.max` in the spec and deploy",
         )

@@ -60,8 +60,14 @@ def _recovery_keys(core: Core) -> frozenset[str]:
 
 
 def _known_node(core: Core, request: TokenRequest) -> Caller:
-    data = decode_envelope(request.envelope)
-    node = core.active_node(peek_statement(data, "transport", TransportKey).node_id)
+    try:
+        data = decode_envelope(request.envelope)
+        named = peek_statement(data, "transport", TransportKey).node_id
+    except BadInput as error:
+        raise Unidentified(
+            f"cannot give a token: the envelope is no transport statement: {error.message}", again=False
+        ) from error
+    node = core.active_node(named)
     if node is None:
         raise Unidentified(
             "cannot give a token: the published list has no such active node",

@@ -21,14 +21,20 @@ from nebh.state.events import add_event, newest_event, prune_events
 from nebh.state.nodes import record_node
 from nebh.state.orders import waiting_orders
 from nebh.state.receipts import add_receipt, newest_receipt, prune_receipts
+from nebh.wire.codec import MAX_INTEGER
 
+MAX_WAIT_MS = 60_000
 KEPT_RECEIPTS = 50_000
 KEPT_EVENTS = 100_000
 KEPT_ASSIGNMENTS_MS = 30 * 86_400_000
 
 
 async def answer_poll(core: Core, request: PollRequest, *, caller: Caller) -> PollAnswer:
-    """Answer as soon as something waits for the node, at the latest after `request.wait` ms."""
+    """Answer as soon as something waits for the node, at the latest after `request.wait` ms. Raises BadInput,
+    Unidentified."""
+    if not 0 <= request.wait <= MAX_WAIT_MS:
+        raise BadInput(f"cannot wait for {request.wait} ms: 0 to {MAX_WAIT_MS} are allowed")
+    _check_numbers(request.seq, request.order)
     _heard(core, caller)
     found: list[PollAnswer] = []
 
@@ -40,6 +46,11 @@ async def answer_poll(core: Core, request: PollRequest, *, caller: Caller) -> Po
     await poll(core.node_bell(caller.node_id), request.wait / 1000, look)
     core.logs.waiting.pop(caller.node_id, None)
     return found[0]
+
+
+def _check_numbers(*numbers: int) -> None:
+    if not all(0 <= number < MAX_INTEGER for number in numbers):
+        raise BadInput("cannot read the request: a number is negative or too large")
 
 
 def _heard(core: Core, caller: Caller) -> None:
@@ -66,7 +77,8 @@ def _waiting(core: Core, request: PollRequest, *, node_id: str) -> PollAnswer:
 
 def take_report(core: Core, request: ReportRequest, *, caller: Caller) -> ReportAnswer:
     """Store what a node reports; answers with the newest numbers stored. A receipt that is not this node's own is
-    dropped with an alarm. Raises Unidentified."""
+    dropped with an alarm. Raises BadInput, Unidentified."""
+    _check_numbers(*(number for event in request.events for number in (event.number, event.at)))
     node = core.active_node(caller.node_id)
     if node is None:
         raise Unidentified("cannot take this report: the node was revoked", again=False)

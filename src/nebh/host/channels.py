@@ -228,6 +228,8 @@ def listening_tcp(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What is accepted inherits it. An answer is sent in two pieces: the second would wait 40 ms for the first's ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.bind((address, port))
     sock.listen(256)
     return sock
@@ -272,7 +274,9 @@ def connect_command(command: Command, *, name: str) -> Channel:
 def open_tcp(*, host: str, port: int, timeout: float) -> socket.socket:
     """Return a connected TCP socket. Raises Unreachable."""
     try:
-        return socket.create_connection((host, port), timeout=timeout)
+        sock = socket.create_connection((host, port), timeout=timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
     except OSError as error:
         raise Unreachable(
             f"cannot connect to {host}:{port}: {error.strerror or error}",
