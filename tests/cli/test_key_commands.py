@@ -79,8 +79,14 @@ class TestKeys:
         public = generate_key().public
         rig.good("key", "add", public, "--as", "ci:vault", "--yes-widen")
         assert "rel-vault" in rig.good("key", "list").split(public)[0].splitlines()[-1]
-        out = rig.good("key", "revoke", public[:12])
+        (loss,) = rig.data("trust", "blast-radius", "ci:vault")["losses"]
+        assert (loss["key"], loss["code_on"], loss["policies"]) == (public, ["vault"], [])
+        assert loss["recover"][0] == f"nebh key revoke {loss['recover'][0].split()[3]} --since TIME"
+        out = rig.good("key", "revoke", loss["recover"][0].split()[3])
         assert "signs no releases of vault any more" in out
+        (loss,) = rig.data("trust", "blast-radius", public)["losses"]
+        assert (loss["code_on"], loss["can"]) == ([], ["nothing: no role and no setting names this key"])
+        assert rig.run("trust", "blast-radius", "ci:vault")[0] == 7
         assert rig.run("key", "add", public, "--as", "ci:none", "--yes-widen")[0] == 7
         assert rig.run("key", "add", public, "--as", "king")[0] == 2
 
@@ -146,3 +152,14 @@ class TestKeys:
         assert (status, "serves" in err) == (2, True)
         assert rig.run("init", "other", "--controller-key", "xx")[0] == 2
         assert not (rig.folder / "config" / "other").exists()
+
+    def test_10_another_controller_key_is_let_in_and_taken_away(self, rig):
+        public = generate_key().public
+        (held,) = rig.data("trust", "blast-radius", "controller")["losses"]
+        rig.good("key", "add", public, "--as", "controller", "--words-file", rig.words, "--yes-widen")
+        both = rig.data("trust", "blast-radius", "controller")["losses"]
+        assert {one["key"] for one in both} == {held["key"], public}
+        rig.good("restart", "vault")
+        rig.good("key", "revoke", public[:12], "--words-file", rig.words, "--yes-widen")
+        assert rig.data("trust", "blast-radius", "controller")["losses"] == [held]
+        rig.good("restart", "vault")

@@ -35,6 +35,10 @@ class Computer:
         found: list[dict[str, Any]] = json.loads(self.nebh("key", "list", "--json").stdout)["keys"]
         return {one["key"]: one["kind"] for one in found}
 
+    def losses(self, what: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.nebh("trust", "blast-radius", what, "--json").stdout)["losses"]
+        return found
+
 
 @pytest.fixture
 def cloud() -> Iterator[Cloud]:
@@ -61,6 +65,12 @@ def test_a_lost_key_is_replaced_by_the_words_and_no_service_notices(cloud: Cloud
     assert len(before) == 1
     assert before[0][1] > 0
 
+    # what its thief could do is known before
+    (laptop,) = old.losses("laptop")
+    assert (laptop["code_on"], laptop["policies"]) == (["web"], ["web"])
+    assert laptop["recover"][0].startswith("nebh key recover --name ")
+    stolen = next(key for key, kind in old.keys().items() if kind == "operator")
+
     # the other computer knows nothing but the words and where the controller is
     assert new.nebh("status", accept=(7,)).status == 7
     address = f"unix:{cloud.layout.controller_socket}"
@@ -85,6 +95,8 @@ def test_a_lost_key_is_replaced_by_the_words_and_no_service_notices(cloud: Cloud
 
     # the new key is accepted by controller and node
     assert sorted(new.keys().values()) == ["controller", "operator", "recovery"]
+    (now,) = new.losses(stolen)
+    assert (now["code_on"], now["policies"], now["kind"]) == ([], [], "key")
     new.nebh("deploy", spec)
     assert cloud.get(host=HOST) == (200, "tiny 2\n")
     new.nebh("rollback", "web")

@@ -177,6 +177,29 @@ def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
         text="show every signed role as verified here: version, expiry, keys",
         examples=("nebh trust show", "nebh trust show --json > floors.json   # for another computer"),
     )
+    radius = add_command(
+        trust,
+        common,
+        "blast-radius",
+        command=Command("blast_radius", "show"),
+        text="show what a thief of each key and each place could do, could not do, and how to recover",
+        details="Computed from the keys, roles and policies in force, verified here, and from where this computer keeps its "
+        "key. Nothing is changed.",
+        examples=(
+            "nebh trust blast-radius",
+            "nebh trust blast-radius laptop",
+            "nebh trust blast-radius ci:web",
+            "nebh trust blast-radius --json",
+        ),
+    )
+    radius.add_argument(
+        "what",
+        nargs="?",
+        default="",
+        metavar="WHAT",
+        help="words, operator, ci:SERVICE, controller, laptop, a node's name, agent, mirror, or a key (eight digits, or all "
+        "64 for one that was revoked); default: everything",
+    )
     renew = add_command(
         trust,
         common,
