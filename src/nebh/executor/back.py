@@ -30,6 +30,7 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     )
     with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
         rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
+        marks.mark("back.computed")
         with hot_effect("back.switch"):
             run.dataplane.switch(changes)
         marks.mark("back.switched")

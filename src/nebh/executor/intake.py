@@ -59,7 +59,11 @@ class Intake:
                 self._context.accepted.set_meta("seq", str(wish.seq))
                 self._context.work.ensure_service(wish.service, epoch=wish.epoch)
                 self._context.work.set_assignment(wish.service, base64.b64encode(envelope).decode())
-            self._act(wish)
+                under_way = self._context.work.open_transaction(wish.service) is not None
+                if under_way:  # in the same commit: whoever goes back during a bake waits for one less
+                    self._act(wish)
+            if not under_way:
+                self._act(wish)
 
     def _check(self, envelope: bytes, wish: Assignment) -> None:
         state = self._context.accepted.state()

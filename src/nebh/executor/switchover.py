@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from functools import partial
 
 from nebh.executor.dataplane import with_roles
@@ -11,8 +12,8 @@ from nebh.executor.health import wait_ready
 from nebh.executor.prepare import discard
 from nebh.executor.run import Run
 from nebh.host import marks
-from nebh.model.network import SlotState
-from nebh.model.policy import NetPolicy
+from nebh.model.network import NetworkRules, SlotChange, SlotState
+from nebh.model.policy import NetPolicy, Policy
 from nebh.model.transaction import State
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import dataplane
@@ -39,13 +40,14 @@ def starting(run: Run, row: TransactionRow) -> TransactionRow:
             run.context.drivers.containers.start(one.id)
             marks.mark("start.done")
         run.supervisor.watch(one.id)
+    ahead = compute_switch(run, row, new=new, old=old)
     for one in new:
         result = wait_ready(run.context, one, cancelled=run.cancelled)
         if not result.ok:
             return run.move(row, State.ROLLING_BACK, reason=result.detail)
     if run.cancelled():
         return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
-    return cut_over(run, row, new=new, old=old)
+    return cut_over(run, row, new=new, old=old, ahead=ahead)
 
 
 def _overlaps(run: Run, row: TransactionRow) -> bool:
@@ -61,29 +63,58 @@ def _yield_place(run: Run, row: TransactionRow, old: Rows) -> None:
         run.sweeper.quiesce(old)
 
 
-def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> TransactionRow:
-    """Let new requests go to the new side. Everything is computed before; the journal follows in one commit."""
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """All that a cut-over will do, computed from the journal as it was when it had seen `at` changes."""
+
+    at: int
+    policy: Policy
+    roles: dict[str, Role]
+    changes: tuple[SlotChange, ...]
+    rules: NetworkRules
+    brings_policy: bool
+
+
+def compute_switch(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Switch:
+    """Return what would be done now."""
     context = run.context
-    marks.mark("cutover.begin")
+    at = context.database.changes
     policy = context.effective(row.service)
     roles = {one.id: Role.SERVING for one in new} | {one.id: Role.OLD for one in old}
-    changes = dataplane.slot_changes(policy=policy, ready=new, drain=old)
-    take_effect = partial(context.accepted.take_effect, row.service) if context.brings_policy(row) else None
+    return Switch(
+        at=at,
+        policy=policy,
+        roles=roles,
+        changes=dataplane.slot_changes(policy=policy, ready=new, drain=old),
+        rules=run.dataplane.rules(with_roles(context.work.instances(), roles)),
+        brings_policy=context.brings_policy(row),
+    )
+
+
+def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows, ahead: Switch) -> TransactionRow:
+    """Let new requests go to the new side. Everything is computed before, while the new side became ready (and again
+    where the journal has changed since); the journal follows in one commit."""
+    context = run.context
+    marks.mark("cutover.begin")
     with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
-        rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
+        do = ahead if ahead.at == context.database.changes else compute_switch(run, row, new=new, old=old)
+        take_effect = partial(context.accepted.take_effect, row.service) if do.brings_policy else None
+        marks.mark("cutover.computed")
         gc.disable()
         try:
             with hot_effect("cutover.switch"):
-                run.dataplane.switch(changes)
+                run.dataplane.switch(do.changes)
             marks.mark("cutover.switched")
             with hot_effect("cutover.endpoints"):
-                run.dataplane.swap_endpoints(rules)
+                run.dataplane.swap_endpoints(do.rules)
             marks.mark("cutover.endpoints")
-            moved = run.move(row, State.CHECKING, roles=roles, via=State.CUTTING_OVER, cutover=True, also=take_effect)
+            moved = run.move(
+                row, State.CHECKING, roles=do.roles, via=State.CUTTING_OVER, cutover=True, also=take_effect
+            )
             marks.mark("cutover.journalled")
         finally:
             gc.enable()
-    settle(run, moved, prefix="cutover", routes_before=policy.net)
+    settle(run, moved, prefix="cutover", routes_before=do.policy.net)
     return moved
 
 

@@ -111,6 +111,11 @@ class Database:
             except sqlite3.Error as error:
                 raise Failed(f"cannot read the journal: {error}", hint="is the disk broken?") from error
 
+    @property
+    def changes(self) -> int:
+        """A number that grows with every row that is written: what was computed from rows holds while it stays."""
+        return self._connection.total_changes
+
     def checkpoint(self) -> None:
         """Fold the WAL into the file; called when nothing switches. Raises Failed."""
         with self._lock:
