@@ -34,7 +34,7 @@ def all_lines(rig, instance=ONE):
     return [line.text for line in rig.driver.read_logs(instance, "", 100_000).lines]
 
 
-def wait(condition, *, seconds=10):
+def wait(condition, *, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -233,12 +233,18 @@ def test_a_tree_that_is_not_there_is_told(rig):
 
 
 def test_rotation_of_a_live_log_loses_no_line(rig):
-    script = "n=0; while [ $n -lt 30 ]; do seq $((n*2000+1)) $((n*2000+2000)); n=$((n+1)); sleep 0.08; done"
+    # each batch, a third of what conmon may write between two looks, waits until the one before was read
+    script = """
+    trap go=1 USR1; n=0
+    while [ $n -lt 10 ]; do
+        go=; seq $((n*6000+1)) $((n*6000+6000)); n=$((n+1))
+        while [ -z "$go" ]; do sleep 0.01; done
+    done"""
     policy = sample_policy(limits=Limits(memory=64 << 20))
     rig.driver.create(rig.plan(ONE, "/bin/sh", "-c", script, policy=policy, log_bytes=5_000_000))
     rig.driver.start(ONE)
     files: set[str] = set()
-    lines, cursor = [], ""
+    lines, cursor, batch = [], "", 1
     while True:
         ended = rig.driver.observe(ONE).exit_code is not None
         kept = rig.driver.rotate_logs(ONE)
@@ -250,6 +256,9 @@ def test_rotation_of_a_live_log_loses_no_line(rig):
         files |= {path.name for path in (rig.folders.logs / ONE).iterdir()}
         if ended and not page.lines:
             break
+        if "".join(lines[-4:]).endswith(f"{batch * 6000}\n"):
+            rig.driver.signal(ONE, "USR1")
+            batch += 1
         time.sleep(0.005)
     assert "".join(lines).splitlines() == [str(number) for number in range(1, 60001)]
     assert {"ctr.log", "ctr.log.1"} <= files

@@ -117,7 +117,7 @@ class RoutedNetwork:
 
     def probe_foreign_drop(self) -> ForeignDrops:
         """Send real packets between two links made for it, and to the resolver; when they do not come through, name
-        the chains of other tables that may be why. Cut-overs wait meanwhile: some ms, at most 4 s when all is dropped.
+        the chains of other tables that may be why. Cut-overs wait meanwhile: some ms, at most 8 s when all is dropped.
         """
         with self._lock:
             rules = self._rules or NetworkRules(subnets=self._subnets)
@@ -145,8 +145,11 @@ class RoutedNetwork:
         for version in ("v4", "v6"):
             listen = getattr(target.pair, version)
             links = {"source": source.name, "target": target.name, "listen": listen, "port": _PROBE_PORT}
-            args = {**links, "address": getattr(endpoint, version), "timeout": 1.0}
-            between[version] = str(self._worker.call("exchange", args)[0])
+            args = {**links, "address": getattr(endpoint, version)}
+            for timeout in (1.0, 2.0):  # on a busy machine one packet may come late: that is no firewall
+                between[version] = str(self._worker.call("exchange", {**args, "timeout": timeout})[0])
+                if between[version] != "silent":
+                    break
             question = {**ask, "server": getattr(resolver, version)}
             # a resolver that answers nobody is not the firewall's doing
             if self._worker.call("ask", question)[0]["status"] != "silent":
