@@ -46,6 +46,7 @@ test: $(SETUP) ## all tests but the long ones; as an ordinary user those that ne
 	@$(SETTLED) $(PYTEST) $(SOURCES)
 
 test-long: $(SETUP) ## the long ones too
+	@[ "$(UID)" != 0 ] || packaging/packages.sh guest
 	@$(SETTLED) $(PYTEST) $(SOURCES) --long
 
 check: setup-python ## style, types, floors and the tests that need no root: under two minutes

@@ -66,5 +66,6 @@ debian "$root" "$system,$readme,$runtime" \
 cp "$root"/boot/vmlinuz-* "$folder/vmlinuz"
 cp "$root"/boot/initrd.img-* "$folder/initrd.img"
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
-mke2fs -q -t ext4 -d "$root" "$work/disk.ext4" 3G
+truncate -s 3G "$work/disk.ext4"
+mke2fs -q -t ext4 -d "$root" "$work/disk.ext4"
 mv "$work/disk.ext4" "$folder/disk.ext4"

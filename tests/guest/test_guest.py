@@ -67,6 +67,14 @@ def test_an_update_loses_no_request(machine: GuestCloud):
     assert set(summarise(load.rows)["versions"]) == {"one", "two"}
 
 
+def test_containers_are_confined_by_apparmor_too(machine: GuestCloud):
+    assert machine.guest.text("cat /sys/module/apparmor/parameters/enabled") == "Y"
+    process = machine.guest.text(f"head -1 {CGROUPS}/{machine.instance_of('web')}/cgroup.procs")
+    assert machine.guest.text(f"cat /proc/{process}/attr/current") == "nebh-default (enforce)"
+    words = dict(line.split(":\t", 1) for line in machine.guest.text(f"cat /proc/{process}/status").splitlines())
+    assert (int(words["CapEff"], 16), words["NoNewPrivs"], words["Seccomp"]) == (0, "1", "2")
+
+
 def test_limits_hold_and_the_neighbour_loses_nothing(machine: GuestCloud):
     assert "committed on guest" in machine.deploy("hog", "one")
     instance = machine.instance_of("hog")

@@ -95,7 +95,7 @@ _EXECUTOR = """\
 Description=Nebh executor: verifies, decides, acts
 Wants=network.target nebh-containers.service
 Requires=nebh-containers.service
-After=network.target nebh-containers.service local-fs.target nftables.service
+After=network.target nebh-containers.service local-fs.target apparmor.service nftables.service
 
 [Service]
 Type=notify
@@ -127,9 +127,10 @@ TasksMax=infinity
 [Install]
 WantedBy=multi-user.target
 """
+# MAC_ADMIN loads the profile of containers.
 _CAPABILITIES = (
-    "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_KILL CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW "
-    "CAP_SETFCAP CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_RESOURCE"
+    "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_KILL CAP_MAC_ADMIN CAP_NET_ADMIN CAP_NET_BIND_SERVICE "
+    "CAP_NET_RAW CAP_SETFCAP CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_RESOURCE"
 )
 
 _CONFINED = """\
