@@ -78,99 +78,6 @@ def pair(deploy):
     return CALM, NOISY
 
 
-class Share:
-    """What two containers use of the processor, added up over restarts."""
-
-    def __init__(self, cloud):
-        self.tree = find_tree(cloud.name)
-        self.names = {name: cloud.serving(name)[0]["id"] for name in (CALM, NOISY)}
-        self.seen = {name: self.tree.cpu_us(one) for name, one in self.names.items()}
-        self.used = dict.fromkeys(self.names, 0)
-
-    def look(self):
-        """Count on; return whether both together have used enough."""
-        for name, one in self.names.items():
-            now, before = self.tree.cpu_us(one), self.seen[name]
-            self.used[name] += now - before if now >= before else now
-            self.seen[name] = now
-        return sum(self.used.values()) >= ENOUGH_US
-
-    def of_calm(self):
-        return self.used[CALM] / sum(self.used.values())
-
-
-@pytest.fixture
-def neighbour(cloud, pair, load, eventually):
-    """The neighbour works as hard as it can and answers requests; afterwards it has lost none and is the same."""
-    os.kill(cloud.serving(CALM)[0]["pid"], signal.SIGKILL)  # whatever an earlier test made it do
-    for name in pair:
-        eventually(lambda name=name: cloud.get("/", host=f"{name}.example")[0] == 200, what=f"{name} answers")
-    (before,) = cloud.serving(CALM)
-    assert cloud.get("/do/burn", host=f"{CALM}.example", timeout=60)[0] == 200
-    stop = load(f"{CALM}.example", rate=10, more=("--timeout", "120", "--post-share", "0"))
-    yield before
-    summary = stop()
-    (after,) = cloud.serving(CALM)
-    assert (after["pid"], after["started"], after["restarts"]) == (before["pid"], before["started"], before["restarts"])
-    assert summary["failed"] == 0, summary
-    assert summary["requests"] >= 20
-
-
-def flood(cloud, kind, events, eventually, *, path=""):
-    """Let the noisy one flood until both have used enough processor time and Nebh has named it; judge the shares."""
-    known = len(named(cloud, events))
-    share = Share(cloud)
-    cloud.get(f"/do/{path or kind}", host=f"{NOISY}.example", timeout=60)
-    eventually(share.look, patience=300, what=f"processor time: {share.used}")
-    print(f"{kind}: the neighbour got {share.of_calm():.0%} of what both used")
-    event = eventually(lambda: named(cloud, events)[known:], patience=300, what=f"an event: {events}")[-1]
-    assert (event["service"], event["severity"]) == (NOISY, "warning")
-    assert NOISY in event["message"]
-    assert event["hint"]
-    assert share.of_calm() >= LEAST
-    assert {one["service"] for one in cloud.node_status()["instances"]} >= {CALM, NOISY}
-
-
-def named(cloud, kinds):
-    """Return the events of these kinds that name the noisy one."""
-    found = cloud.nebh_json("events", "--service", NOISY)["events"]
-    return [one for one in found if one["kind"] in kinds]
-
-
-@pytest.fixture
-def noisy_ends(cloud, pair):
-    """After the test the flood is over: its container is made anew."""
-    yield
-    for one in cloud.serving(NOISY):
-        if one["pid"]:
-            os.kill(one["pid"], signal.SIGKILL)
-
-
-FLOODS = [
-    ("fork", ("instance.process-flood",)),
-    pytest.param("memory", ("instance.memory-flood", "instance.oom"), marks=pytest.mark.long),
-    pytest.param("descriptors", ("instance.descriptor-flood",), marks=pytest.mark.long),
-    pytest.param("tmp", ("instance.tmp-full",), marks=pytest.mark.long),
-    pytest.param("files", ("instance.tmp-full",), marks=pytest.mark.long),
-    pytest.param("log", ("instance.log-flood",), marks=pytest.mark.long),
-]
-
-
-@pytest.mark.parametrize(("kind", "events"), FLOODS)
-def test_the_neighbour_does_not_notice_a_flood(cloud, neighbour, noisy_ends, eventually, kind, events):
-    flood(cloud, kind, events, eventually)
-
-
-@pytest.mark.long
-def test_the_neighbour_does_not_notice_a_flood_of_connections(cloud, pair, deploy, request, eventually):
-    deploy("sink")
-    deploy(NOISY, memory="96M", more="connects: [sink:8080]\n")
-    for name in ("noisy_ends", "neighbour"):
-        request.getfixturevalue(name)
-    path = f"connect/{endpoint_of(cloud, 'sink')}"
-    flood(cloud, "connect", ("instance.connection-flood",), eventually, path=path)
-
-
 def endpoint_of(cloud, service):
     """Return the IPv4 address under which others reach a service, as its names are told."""
     text = "\n".join(path.read_text() for path in cloud.layout.dns.glob("*") if path.is_file())
@@ -232,3 +139,99 @@ def table(rows):
     which no image can hold. The server's sockets are open when it starts the probe; low ports are open in our networks."""
     apart = ("address ", "reach ", "limit processes", "identity setuid program", "descriptor ", "socket low port")
     return [row for row in rows if not row.startswith(apart)]
+
+
+class Share:
+    """What two containers use of the processor, added up over restarts."""
+
+    def __init__(self, cloud):
+        self.tree = find_tree(cloud.name)
+        self.names = {name: cloud.serving(name)[0]["id"] for name in (CALM, NOISY)}
+        self.seen = {name: self.tree.cpu_us(one) for name, one in self.names.items()}
+        self.used = dict.fromkeys(self.names, 0)
+
+    def look(self):
+        """Count on; return whether both together have used enough."""
+        for name, one in self.names.items():
+            now, before = self.tree.cpu_us(one), self.seen[name]
+            self.used[name] += now - before if now >= before else now
+            self.seen[name] = now
+        return sum(self.used.values()) >= ENOUGH_US
+
+    def of_calm(self):
+        return self.used[CALM] / sum(self.used.values())
+
+
+@pytest.fixture(scope="module")
+def busy(cloud, pair):
+    """The neighbour works as hard as it can from now on."""
+    assert cloud.get("/do/burn", host=f"{CALM}.example", timeout=60)[0] == 200
+
+
+@pytest.fixture
+def neighbour(cloud, pair, busy, load, eventually):
+    """The neighbour answers requests beside its work; afterwards it has lost none and is the same."""
+    eventually(lambda: cloud.get("/", host=f"{NOISY}.example")[0] == 200, patience=120, what="the flooder answers")
+    (before,) = cloud.serving(CALM)
+    stop = load(f"{CALM}.example", rate=10, more=("--timeout", "120", "--post-share", "0"))
+    yield before
+    summary = stop()
+    (after,) = cloud.serving(CALM)
+    assert (after["pid"], after["started"], after["restarts"]) == (before["pid"], before["started"], before["restarts"])
+    assert summary["failed"] == 0, summary
+    assert summary["requests"] >= 20
+
+
+def flood(cloud, kind, events, eventually, *, path=""):
+    """Let the noisy one flood until both have used enough processor time and Nebh has named it; judge the shares."""
+    known = len(named(cloud, events))
+    share = Share(cloud)
+    cloud.get(f"/do/{path or kind}", host=f"{NOISY}.example", timeout=60)
+    eventually(share.look, patience=300, what=f"processor time: {share.used}")
+    print(f"{kind}: the neighbour got {share.of_calm():.0%} of what both used")
+    event = eventually(lambda: named(cloud, events)[known:], patience=300, what=f"an event: {events}")[-1]
+    assert (event["service"], event["severity"]) == (NOISY, "warning")
+    assert NOISY in event["message"]
+    assert event["hint"]
+    assert share.of_calm() >= LEAST
+    assert {one["service"] for one in cloud.node_status()["instances"]} >= {CALM, NOISY}
+
+
+def named(cloud, kinds):
+    """Return the events of these kinds that name the noisy one."""
+    found = cloud.nebh_json("events", "--service", NOISY)["events"]
+    return [one for one in found if one["kind"] in kinds]
+
+
+@pytest.fixture
+def noisy_ends(cloud, pair):
+    """After the test the flood is over: its container is made anew."""
+    yield
+    for one in cloud.serving(NOISY):
+        if one["pid"]:
+            os.kill(one["pid"], signal.SIGKILL)
+
+
+FLOODS = [
+    ("fork", ("instance.process-flood",)),
+    pytest.param("memory", ("instance.memory-flood", "instance.oom"), marks=pytest.mark.long),
+    pytest.param("descriptors", ("instance.descriptor-flood",), marks=pytest.mark.long),
+    pytest.param("tmp", ("instance.tmp-full",), marks=pytest.mark.long),
+    pytest.param("files", ("instance.tmp-crowded",), marks=pytest.mark.long),
+    pytest.param("log", ("instance.log-flood",), marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("kind", "events"), FLOODS)
+def test_the_neighbour_does_not_notice_a_flood(cloud, neighbour, noisy_ends, eventually, kind, events):
+    flood(cloud, kind, events, eventually)
+
+
+@pytest.mark.long
+def test_the_neighbour_does_not_notice_a_flood_of_connections(cloud, pair, deploy, request, eventually):
+    deploy("sink")
+    deploy(NOISY, memory="96M", more="connects: [sink:8080]\n")
+    for name in ("noisy_ends", "neighbour"):
+        request.getfixturevalue(name)
+    path = f"connect/{endpoint_of(cloud, 'sink')}"
+    flood(cloud, "connect", ("instance.connection-flood",), eventually, path=path)

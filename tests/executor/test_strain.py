@@ -23,6 +23,7 @@ CALM = Strain(processes=3, process_limit=256, descriptors=9, sockets=4)
         ({"killed": 2}, ["instance.memory-flood"], "limits.memory"),
         ({"full": ("/tmp",)}, ["instance.tmp-full"], "limits.tmp"),
         ({"full": ("/dev/shm",)}, ["instance.shm-full"], "limits.shm"),
+        ({"crowded": ("/tmp",)}, ["instance.tmp-crowded"], "limits.tmp"),
         ({"descriptors": 973, "descriptor_limit": 1024}, ["instance.descriptor-flood"], "4096"),
         ({"descriptors": 900, "descriptor_limit": 1024}, [], ""),
         ({"sockets": 2048}, ["instance.connection-flood"], "connections"),

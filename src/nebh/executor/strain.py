@@ -82,11 +82,11 @@ def complaints(service: str, before: Strain, now: Strain) -> Iterator[Complaint]
             seen=f"wants more memory than its limit: {now.killed - before.killed} of its processes were killed",
             hint=f"raise limits.memory {spec}",
         )
-    for path in now.full:
+    for path, what in (*((path, "data") for path in now.full), *((path, "files") for path in now.crowded)):
         field = "limits.shm" if path == "/dev/shm" else "limits.tmp"
         yield Complaint(
-            kind=f"instance.{'shm' if path == '/dev/shm' else 'tmp'}-full",
-            seen=f"has filled {path}, with data or with files",
+            kind=f"instance.{field.removeprefix('limits.')}-{'full' if what == 'data' else 'crowded'}",
+            seen=f"has filled {path} with {what}",
             hint=f"have it clean up, or raise {field} {spec}",
         )
     if now.descriptor_limit and now.descriptors * 20 >= now.descriptor_limit * 19:

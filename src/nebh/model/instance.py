@@ -55,13 +55,14 @@ class Observed:
 class Strain:
     """How near a running container is to its bounds. processes: now, of process_limit; refused: new ones that its
     control group refused, killed: those killed for want of memory (both rise all its life); full: its file systems in
-    memory with a twentieth or less left; descriptors: most that one process holds, of descriptor_limit; sockets: all."""
+    memory with less than a twentieth of their bytes left, crowded: of their files; descriptors: most that one process holds, of descriptor_limit; sockets: all."""
 
     processes: int = 0
     process_limit: int = 0
     refused: int = 0
     killed: int = 0
     full: tuple[str, ...] = ()
+    crowded: tuple[str, ...] = ()
     descriptors: int = 0
     descriptor_limit: int = 0
     sockets: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -22,12 +23,14 @@ def measure_strain(cgroups: CgroupTree, instance: str, pid: int) -> Strain:
         held = _count(member)
         if held > most:
             most, most_of = held, member
+    full, crowded = _scarce(pid)
     return Strain(
         processes=processes,
         process_limit=limit,
         refused=refused,
         killed=cgroups.oom_kills(instance),
-        full=tuple(path for path in _IN_MEMORY if _is_full(Path(f"/proc/{pid}/root{path}"))),
+        full=full,
+        crowded=crowded,
         descriptors=most,
         descriptor_limit=_descriptor_limit(most_of) if most > _FEW else 0,
         sockets=_sockets(pid),
@@ -59,10 +62,14 @@ def _read(path: str, pattern: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _is_full(path: Path) -> bool:
-    try:
-        space = os.statvfs(path)
-    except OSError:
-        return False
-    scarce = space.f_bfree * _LEFT < space.f_blocks, space.f_ffree * _LEFT < space.f_files
-    return any(scarce)
+def _scarce(pid: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (those whose bytes, those whose files are all but used up)."""
+    full, crowded = [], []
+    for path in _IN_MEMORY:
+        with contextlib.suppress(OSError):
+            space = os.statvfs(f"/proc/{pid}/root{path}")
+            if space.f_bfree * _LEFT < space.f_blocks:
+                full.append(path)
+            if space.f_ffree * _LEFT < space.f_files:
+                crowded.append(path)
+    return tuple(full), tuple(crowded)
