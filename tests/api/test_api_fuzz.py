@@ -232,12 +232,14 @@ def test_nothing_is_found_and_each_operation_answers_only_whom_it_is_for(open_cl
     long = pytestconfig.getoption("--long")
     document = json.loads(open_cloud.nobody()._call("GET", "/schema/openapi.json").read(limit=1 << 22))
     add_examples(document, open_cloud)
+    # The operator reaches most; the others are turned away from most of it.
+    examples = 100 if long else 3 if who is Who.OPERATOR else 1
     seed = secrets.randbits(32) if long else 1
     print(f"seed {seed}")
     before = open_cloud.nobody().health()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # urllib3: the certificate is not looked at; here it is not what is tested
-        statuses, found = run(make_schema(open_cloud, document, who, examples=100 if long else 3, seed=seed))
+        statuses, found = run(make_schema(open_cloud, document, who, examples=examples, seed=seed))
     table[who] = statuses
     assert not found, "\n\n".join(found[:20]) + f"\n{len(found)} found"
     assert set(statuses) == set(PROPER)

@@ -60,7 +60,11 @@ def test_04_a_pin_widens_and_asks(rig):
     status, _, err = rig.run("pin", "web", "1")
     assert status == 2
     assert "widens: policy of web: pins: (none) -> 1" in err
-    rig.good("pin", "web", "1", "--yes-widen")
+    done = rig.data("pin", "web", "1", "--yes-widen")
+    assert (done["release"], done["pinned"], done["undo"]) == (1, True, "nebh unpin web 1")
+    assert [one["outcome"] for one in done["receipts"]][-1:] == ["committed"]
+    again = rig.data("pin", "web", "1")
+    assert (again["ok"], again["receipts"]) == (True, [])
     rows = rig.data("releases", "web")["releases"]
     assert [(one["counter"], one["pinned"], one["running"], bool(one["committed_at"])) for one in rows] == [
         (2, False, True, True),

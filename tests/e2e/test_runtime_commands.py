@@ -155,6 +155,16 @@ def test_a_held_release_waits_for_a_word(cloud, services, background, eventually
     assert version_of(cloud, "held.example") == version
 
 
+def test_a_pin_is_confirmed_by_a_receipt_and_touches_nothing(cloud, services):
+    services.deploy("kept")
+    before = [(one["id"], one["pid"], one["started"]) for one in cloud.serving("kept")]
+    for word, pinned in (("pin", True), ("unpin", False)):
+        done = cloud.nebh_json(word, "kept", "1", *(["--yes-widen"] if pinned else []))
+        assert (done["ok"], done["release"], done["pinned"]) == (True, 1, pinned)
+        assert outcomes(done) == ["committed"]
+        assert [(one["id"], one["pid"], one["started"]) for one in cloud.serving("kept")] == before
+
+
 @pytest.mark.long
 def test_old_releases_go_and_pinned_ones_stay(cloud, services, eventually):
     def trees_here():

@@ -70,8 +70,16 @@ def roll_out(
     return carry_out(session, state, ask, events_after=events_after)
 
 
-def carry_out(session: Session, state: State, ask: Ask, *, events_after: int | None = None) -> int:
-    """Ask for assignments and wait for the receipts that repeat this command's nonce (O5); return the exit status."""
+def carry_out(
+    session: Session,
+    state: State,
+    ask: Ask,
+    *,
+    events_after: int | None = None,
+    more: dict[str, Any] | None = None,
+) -> int:
+    """Ask for assignments and wait for the receipts that repeat this command's nonce (O5); return the exit status.
+    more: further fields of the JSON document."""
     seen = session.client.events(wait=0).cursor if events_after is None else events_after
     nonce = new_nonce()
     deployment = session.client.deploy(
@@ -105,7 +113,7 @@ def carry_out(session: Session, state: State, ask: Ask, *, events_after: int | N
         )
     except KeyboardInterrupt:
         return interrupted(ask.service, ask.what, undo=ask.undo)
-    return conclude(session, followed, ask)
+    return conclude(session, followed, ask, more=more)
 
 
 def _detached(session: Session, ask: Ask, nonce: str) -> int:

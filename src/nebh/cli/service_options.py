@@ -117,8 +117,16 @@ def _running(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 def _policies(subparsers: Any, common: argparse.ArgumentParser) -> None:
     for name, text, details in (
-        ("pin", "keep a release for going back to, however old it gets", "Signs a policy that lists it; this widens."),
-        ("unpin", "let a release age again like any other", "Signs a policy without it."),
+        (
+            "pin",
+            "keep a release for going back to, however old it gets",
+            "Signs a policy that lists it; this widens. Receipts of the nodes that run the service confirm it.",
+        ),
+        (
+            "unpin",
+            "let a release age again like any other",
+            "Signs a policy without it. Receipts of the nodes that run the service confirm it.",
+        ),
     ):
         parser = add_command(
             subparsers,

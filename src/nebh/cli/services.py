@@ -288,11 +288,35 @@ def _set_pin(options: argparse.Namespace, out: Output, *, pinned: bool) -> int:
         return None if new == old else Wish(policies=(new,))
 
     session = Session(options, out)
-    session.publish(make)
+    standing = standing_of(session, service)
+    state = session.publish(make)
+    back = f"nebh {'unpin' if pinned else 'pin'} {service} {counter}"
+    more = {"release": counter, "pinned": pinned}
+    out.note(f"release {counter} of {service} is {'pinned' if pinned else 'no longer pinned'}")
+    if session.snapshot and _can_be_asked(standing, policy_of(state, service)):
+        # What runs is asked for once more: the node answers that it is so already, by a receipt that names the new set.
+        ask = Ask(
+            service=service,
+            counter=standing.counter,
+            epoch=standing.view.epoch,
+            replicas=standing.replicas,
+            what=f"the {'pin' if pinned else 'unpinning'} of release {counter} of {service}",
+            undo=back,
+        )
+        return carry_out(session, state, ask, more=more)
     if out.json_wanted:
-        out.document({"service": service, "release": counter, "pinned": pinned, "ok": True})
+        out.document({"service": service, **more, "ok": True, "receipts": [], "undo": back})
     else:
-        back = "unpin" if pinned else "pin"
-        out.say(f"release {counter} of {service} is {'pinned' if pinned else 'no longer pinned'}")
-        out.say(f"undo with: nebh {back} {service} {counter}")
+        out.say("nodes hear of it when they look next: no receipt was asked for")
+        out.say(f"undo with: {back}")
     return 0
+
+
+def _can_be_asked(standing: Standing, policy: Policy) -> bool:
+    """Tell whether asking for what runs would change nothing."""
+    return (
+        policy.state is ServiceState.RUNNING
+        and not standing.deploying
+        and standing.counter in standing.view.releases
+        and _replicas(standing, policy) == standing.replicas
+    )
