@@ -215,3 +215,14 @@ def test_every_disk_of_a_power_cut_is_whole(story: Story) -> None:
 @pytest.mark.timeout(3600)
 def test_three_hundred_disks_of_power_cuts(story: Story) -> None:
     cut_power(story, count=320, starts=320, seed=secrets.randbelow(1 << 32))
+
+
+def test_a_flush_that_lied_would_be_found(story: Story) -> None:
+    """The control: a disk that lost what was flushed after the first release is not taken for a whole one."""
+    end = story.recording.flushes[-1]
+    early = next(count for count, place in story.recording.flushes if place >= story.begin)
+    base, image = story.disk.base.with_name("then"), story.disk.base.with_name("lost")
+    copy_sparse(story.disk.base, base)
+    (cut,) = story.recording.build(base, image, (Cut(0, end[1], early, ()),))
+    with pytest.raises(AssertionError):
+        judge_disk(story, image, cut)

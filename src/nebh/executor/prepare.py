@@ -76,13 +76,14 @@ def fetch_image(run: Run, transaction: int, release: Release) -> TreeManifest:
         with effect(context, transaction, "prepare.manifest"):
             manifest = _manifest(context, ref)
         run.trust.check_image(release, manifest)
-        if store.has_tree(ref.manifest):
+        if store.is_durable(ref.manifest):
             return manifest
         missing = store.missing(manifest)
         verdict = admit(Disk(free=store.free_bytes(), reserve=context.config.reserve), needed=missing.bytes)
         if not verdict.ok:
             what = f"release {release.counter} of {release.service}"
             raise Failed(f"cannot prepare {what}: {verdict.reason}", hint=verdict.hint)
+        store.expect(ref.manifest)
         with effect(context, transaction, "prepare.objects"):
             _fetch(context, missing.items, lambda digest, size, chunks: store.put(digest, size, _until(run, chunks)))
         with effect(context, transaction, "prepare.materialise"):

@@ -3,6 +3,7 @@
 ROOT/objects/ab/<sha256>.<mode>   one inode per content and mode; mode exact, time fixed
 ROOT/manifests/<digest>.json      canonical bytes of manifests
 ROOT/trees/<digest>/              materialised images; present means whole
+ROOT/manifests/<digest>.unsynced  its files may not be on the disk yet
 Names that start with `.` are unfinished work; `sweep` removes them.
 
 Empty files have no object: each tree gets its own, for they would all be one inode and meet the link limit first.
@@ -130,13 +131,24 @@ class NodeStore:
                 return os.open(self.objects / digest[:2] / name, _READ)
         raise NotFound(f"cannot read object {digest[:80]}: it is not here")
 
+    def expect(self, digest: str) -> None:
+        """Remember durably, before the first object of an image is written, that they are not durable until `sync`:
+        a file system may keep a name over a power cut and lose what the file held."""
+        write_atomic(self._mark_path(digest), b"")
+
     def sync(self) -> None:
         """Make everything stored so far durable: one syncfs, however many objects."""
+        marks = self._marks()
         descriptor = os.open(self.objects, _FOLDER)
         try:
             sync_filesystem(descriptor)
         finally:
             os.close(descriptor)
+        for path in marks:
+            path.unlink(missing_ok=True)
+
+    def _marks(self) -> list[Path]:
+        return list(self.manifests.glob("*.unsynced"))
 
     # -- trees
 
@@ -147,6 +159,10 @@ class NodeStore:
     def has_tree(self, digest: str) -> bool:
         """Tell whether an image is materialised, whole."""
         return is_digest(digest) and self.tree(digest).is_dir()
+
+    def is_durable(self, digest: str) -> bool:
+        """Tell whether an image is materialised and on the disk."""
+        return self.has_tree(digest) and not self._mark_path(digest).exists()
 
     def materialise(self, digest: str, manifest: TreeManifest, *, durable: bool = True) -> Path:
         """Return the image's tree, built when it is not there; it appears by one rename, whole and (with `durable`)
@@ -221,7 +237,7 @@ class NodeStore:
         for name in old_trees:
             self.remove_tree(name)
         old_manifests = [path for path in self.manifests.glob("*.json") if path.stem not in keep]
-        for path in old_manifests:
+        for path in (*old_manifests, *(mark for mark in self._marks() if mark.stem not in keep)):
             path.unlink(missing_ok=True)
         count = size = 0
         for name in self._names():
@@ -252,6 +268,27 @@ class NodeStore:
             for path in self.trees.glob(f"{TEMPORARY}*"):
                 trees.remove(path.name, parent=parent)
                 count += 1
+        return count + self._distrust()
+
+    def _distrust(self) -> int:
+        """Look at every file that a power cut may have emptied; what is sound is made durable."""
+        count, marks = 0, self._marks()
+        for path in marks:
+            digest = path.stem
+            data = self.read_manifest(digest)
+            if data is None:
+                continue
+            manifest = decode_manifest(data)
+            wanted = {entry.sha256 for entry in manifest.entries if entry.size}
+            for name in self._names({one[:2] for one in wanted}):
+                if name[:64] in wanted and not _is_sound(self.objects / name[:2] / name):
+                    (self.objects / name[:2] / name).unlink()
+                    count += 1
+            if self.has_tree(digest) and self.verify_tree(manifest, digest=digest):
+                self.remove_tree(digest)
+                count += 1
+        if marks:
+            self.sync()
         return count
 
     def free_bytes(self) -> int:
@@ -295,6 +332,9 @@ class NodeStore:
                 (folder / other).chmod(entry.mode)
                 (folder / other).rename(folder / name)
                 others[entry.sha256] = name
+
+    def _mark_path(self, digest: str) -> Path:
+        return self.manifests / f"{digest}.unsynced"
 
     def _manifest_path(self, digest: str) -> Path:
         if not is_digest(digest):

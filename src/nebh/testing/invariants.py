@@ -238,7 +238,10 @@ def find_store_faults(cloud: Cloud, journal: Journal, *, deep: bool = False) -> 
     wanted = {f"{one.sha256}.{one.mode:03o}" for name in kept for one in store.manifest(name).entries if one.size}
     held = {path.name for path in layout.objects.glob("*/*")}
     found += [f"an object that nobody keeps: {name[:12]}" for name in held - wanted]
-    found += [f"unfinished: {path}" for path in (*layout.trees.glob(".*"), *layout.manifests.glob(".*"))]
+    found += [
+        f"unfinished: {path}"
+        for path in (*layout.trees.glob(".*"), *layout.manifests.glob(".*"), *layout.manifests.glob("*.unsynced"))
+    ]
     for row in journal.work.instances():
         release = journal.accepted.release(row.service, row.epoch, row.counter)
         if release is not None and release.images["main"].manifest not in trees:
