@@ -64,7 +64,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def calibrate(rounds: int = 600) -> dict[str, Any]:
+def calibrate_once(rounds: int = 600) -> dict[str, Any]:
     """Time 24 blocks of SHA-256 against 20, paired, order flipped each round: a machine on which the median of ratios
     is not 1.2 cannot tell small differences apart. Both are far shorter than a time slice."""
     data = bytes(1 << 15)
@@ -90,3 +90,14 @@ def calibrate(rounds: int = 600) -> dict[str, Any]:
         "high": round(high, 4),
         "ok": abs(middle / 1.2 - 1) <= CALIBRATION,
     }
+
+
+def calibrate(*, tries: int = 8, rounds: int = 600) -> dict[str, Any]:
+    """Calibrate until it is right, a few times at most; `tries` holds the ratio of every try, the last one counts."""
+    seen: list[float] = []
+    while True:
+        found = calibrate_once(rounds)
+        seen.append(found["ratio"])
+        if found["ok"] or len(seen) >= tries:
+            return {**found, "tries": seen}
+        time.sleep(1)

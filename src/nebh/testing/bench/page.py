@@ -17,7 +17,7 @@ How to read it: a value is the median of paired rounds unless it says otherwise,
 n the rounds. What is compared ran in the same rounds, its order changed every round. On a shared machine only ratios
 and counts travel; the pressure (share of the last ten seconds in which something waited for a processor, in percent,
 `/proc/pressure/cpu`) is in every raw row. A run is refused when 1.2 times the work does not take 1.2 times as long, by
-2 % at most.
+2 % at most, in the last of eight tries.
 """
 
 
