@@ -26,7 +26,7 @@ from nebh.model.node import Baseline, NodeRecord
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
 from nebh.model.service import Limits, Placement, Replicas
-from nebh.model.statement import Outcome, Receipt, TransportKey
+from nebh.model.statement import Action, Order, Outcome, Receipt, TransportKey
 from nebh.signing.genesis import Genesis, init_cluster
 from nebh.signing.repository import Publication, read_state
 from nebh.signing.statements import Seed, sign_statement
@@ -185,6 +185,19 @@ class Cloud:
             images={"main": ImageRef(manifest="a" * 64, bytes=1, entries=1)},
             argv=("/bin/web",),
         )
+
+    def order(self, signer: Seed | None = None) -> bytes:
+        """Return an order to abort what `web` does, by the operator or somebody else."""
+        made = Order(
+            cluster_id=CLUSTER,
+            nodes=("1" * 32,),
+            service="web",
+            action=Action.ABORT,
+            nonce=secrets.token_hex(16),
+            signed_at=int(time.time()),
+            not_after=int(time.time()) + 600,
+        )
+        return sign_statement("order", made, signer or self.operator)
 
     def receipt(
         self, nonce: str, outcome: Outcome, *, signer: Seed | None = None, **changes: object

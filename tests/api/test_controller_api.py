@@ -20,8 +20,8 @@ from nebh.images.pack import decode_pack, encode_pack
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound, Refused
 from nebh.model.event import Event, Severity
-from nebh.model.statement import Action, Assignment, Order, Outcome, Phase, Running
-from nebh.signing.statements import Seed, sign_statement, verify_statement
+from nebh.model.statement import Assignment, Outcome, Phase, Running
+from nebh.signing.statements import Seed, verify_statement
 from nebh.signing.wish import Wish
 
 pytestmark = pytest.mark.e2e
@@ -265,16 +265,7 @@ def test_status_of_nodes_and_logs(cloud):
 
 
 def test_orders_are_relayed_untouched_and_only_an_operators(cloud):
-    order = Order(
-        cluster_id=CLUSTER,
-        nodes=("1" * 32,),
-        service="web",
-        action=Action.ABORT,
-        nonce=secrets.token_hex(16),
-        signed_at=int(time.time()),
-        not_after=int(time.time()) + 600,
-    )
-    envelope = sign_statement("order", order, cloud.operator)
+    envelope = cloud.order()
     made = cloud.as_operator().order(envelope)
     assert made.nodes == ("one",)
     assert cloud.as_operator().order(envelope).order == made.order
@@ -282,7 +273,7 @@ def test_orders_are_relayed_untouched_and_only_an_operators(cloud):
     assert [base64.b64decode(one.envelope) for one in orders] == [envelope]
     assert cloud.as_node().poll(api.PollRequest(snapshot=0, seq=0, order=made.order, wait=0)).orders == ()
     with pytest.raises(Refused):
-        cloud.as_operator().order(sign_statement("order", order, Seed(b"q" * 32)))
+        cloud.as_operator().order(cloud.order(Seed(b"q" * 32)))
     assert [one.what for one in cloud.as_operator().history(service="web", limit=2)] == ["ordered", "ordered"]
 
 

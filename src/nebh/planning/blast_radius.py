@@ -11,6 +11,7 @@ from nebh.model.node import NodeRecord, NodeStatus
 from nebh.model.policy import Policy
 from nebh.model.service import PlacementMode
 from nebh.model.trust import TrustedSet
+from nebh.planning.schedule import is_placed_on
 
 ASSIGNMENTS = "assignments"
 """Beside role names: signs assignments, as the settings say."""
@@ -242,7 +243,7 @@ def _choice(facts: Facts, policy: Policy) -> str:
 
 
 def _of_node(facts: Facts, node: NodeRecord) -> Loss:
-    admitted = [one for one in facts.trusted.policies.values() if _admits(one, node)]
+    admitted = [one for one in facts.trusted.policies.values() if is_placed_on(one, node)]
     mine = tuple(sorted(one.service for one in admitted))
     return Loss(
         what=node.name,
@@ -349,12 +350,6 @@ def _controller_seals(facts: Facts) -> bool:
 
 def _secretive(policies: Iterable[Policy]) -> tuple[str, ...]:
     return tuple(sorted(one.service for one in policies if one.secrets))
-
-
-def _admits(policy: Policy, node: NodeRecord) -> bool:
-    place = policy.placement
-    everywhere = not place.nodes and not place.groups
-    return everywhere or node.name in place.nodes or bool(set(place.groups) & set(node.groups))
 
 
 def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
