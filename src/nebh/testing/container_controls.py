@@ -256,6 +256,42 @@ Tests: `tests/testing/test_container_controls.py::test_no_row_is_looser_and_most
 calls against the published profile, `tests/attacks/test_container_probe.py::test_the_table_is_golden` tries it all from
 inside, and `tests/attacks/test_container_probe.py::test_the_program_notices_each_defence_that_is_missing` shows that
 the same program finds each of these doors open where they are.
+`tests/e2e/test_floods.py::test_the_probe_finds_in_a_whole_cloud_what_it_finds_beside_it` tries it again in a container
+that a whole cloud has made, and looks whether it reaches the node, metadata or another service.
+
+## Known ways out
+
+Each is tried on a container of Nebh, and where the defence is absent, to show that the try is a real one
+(`tests/attacks/test_container_escapes.py`).
+
+| way | what holds it | test |
+|---|---|---|
+| CVE-2024-21626: a directory of the host left open in the runtime | only descriptors 0 to 2 reach a container; it starts in `/` | `tests/attacks/test_container_escapes.py::test_no_descriptor_of_the_host_reaches_a_container` |
+| CVE-2019-5736: the runtime's program overwritten through `/proc/PID/exe` | user namespace, read-only tree | `tests/attacks/test_container_escapes.py::test_programs_that_come_by_are_not_overwritten` |
+| CVE-2025-31133, -52565, -52881: links where devices and masks belong | `/dev` is the runtime's own; nothing writable is shared | `tests/attacks/test_container_escapes.py::test_links_where_devices_belong_mislead_nobody` |
+| CVE-2021-30465: a mount point that is a link | mount points are folders, or the image is refused; the runtime resolves inside | `tests/attacks/test_container_escapes.py::test_nothing_is_mounted_through_a_link` |
+| archives that name places outside, or write through links | refused by the importer | `tests/attacks/test_container_escapes.py::test_an_archive_writes_nowhere_else_and_would_elsewhere` |
+| CVE-2022-0492: a control group's `release_agent` | no mounts, no namespaces, no control groups inside | `tests/attacks/test_container_escapes.py::test_no_release_agent_is_reached` |
+
+The races of the third row need a second container that changes the same files while the first is made; containers of
+Nebh share no files that one of them can write, so the tests plant what the race would have planted.
+
+## Floods
+
+A container that floods is held by its limits, and named by an event. Beside each flood a neighbour of the same weight
+answers every request and gets at least 80 % of the processor time that its weight entitles it to, by the kernel's
+accounts (`tests/e2e/test_floods.py::test_the_neighbour_does_not_notice_a_flood`,
+`tests/e2e/test_floods.py::test_the_neighbour_does_not_notice_a_flood_of_connections`).
+
+| flood | held by | event |
+|---|---|---|
+| processes | `limits.pids` | `instance.process-flood` |
+| memory | `limits.memory`, no swap | `instance.memory-flood`, `instance.oom` when it ends by it |
+| open files and sockets | 4096 for each process, and its memory | `instance.descriptor-flood` |
+| data in `/tmp`, `/dev/shm` | `limits.tmp`, `limits.shm` | `instance.tmp-full`, `instance.shm-full` |
+| files in `/tmp`, `/dev/shm` | one for each KiB of that | `instance.tmp-crowded`, `instance.shm-crowded` |
+| output | `limits.log`; its log writer gets 5 % of a processor | `instance.log-flood` |
+| connections | 4096 tracked for each instance | `instance.connection-flood` |
 """
 
 
