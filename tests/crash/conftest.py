@@ -46,9 +46,9 @@ class Nodes:
 
     def drop(self) -> None:
         """Take the node away."""
-        if self._node is not None:
-            self._node.destroy()
-        self._node, self._broken = None, False
+        node, self._node, self._broken = self._node, None, False
+        if node is not None:
+            node.destroy()
 
 
 @pytest.fixture(scope="session")

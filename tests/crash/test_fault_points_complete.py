@@ -38,7 +38,7 @@ REASONED = {
     ("supervise", "_keep_shared"): "brings back what somebody else took away; changes nothing else",
     ("supervise", "_take"): "ends an instance whose liveness failed: its end is noticed and journalled like any other",
     ("sweep", "_ask_to_end"): "called inside sweep.stop and start.yield",
-    ("sweep", "prune"): "called inside sweep.prune",
+    ("sweep", "prune"): "called inside sweep.prune, and at every start",
 }
 
 

@@ -164,17 +164,25 @@ class Sweeper:
             with hot_effect("sweep.prune"):
                 self.prune()
         except (NebhError, OSError) as error:
-            if not self._context.stopping.is_set():
-                self._context.tell(
-                    "sweep.failed",
-                    f"cannot remove files that nobody needs any more: {error}",
-                    severity=Severity.WARNING,
-                    hint="the next end of a transaction tries again",
-                )
+            self._say_unpruned(error)
 
     def prune_later(self) -> None:
-        """After a start: the last transaction's end may have been cut short."""
-        threading.Thread(target=self.prune_now, name="prune", daemon=True).start()
+        """After a start: the last transaction's end may have been cut short. Repeated at every start."""
+        threading.Thread(target=self._prune_later, name="prune", daemon=True).start()
+
+    def _prune_later(self) -> None:
+        try:
+            self.prune()
+        except (NebhError, OSError) as error:
+            self._say_unpruned(error)
+
+    def _say_unpruned(self, error: Exception) -> None:
+        if not self._context.stopping.is_set():
+            self._context.tell(
+                "sweep.failed",
+                f"cannot remove files that nobody needs any more: {error}",
+                hint="the next end of a transaction tries again",
+            )
 
     def prune(self) -> None:
         """Remove trees and objects that no retained release needs."""

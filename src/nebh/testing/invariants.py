@@ -351,7 +351,7 @@ def _describe(pid: int) -> str:
 
 
 def _family_in(pid: int, lines: dict[int, list[bytes]]) -> int:
-    while (parent := _stat(pid)[1]) in lines and lines[parent][:4] == lines[pid][:4]:
+    while (parent := _stat(pid)[1]) in lines and lines[parent][0] == lines[pid][0]:
         pid = parent
     return pid
 
