@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -204,3 +205,40 @@ def test_one_of_two_operators_can_do_nothing_alone() -> None:
     loss = one(facts, "operator")
     assert (loss.code_on, loss.policies) == (("db",), ())
     assert loss.can[0] == "nothing alone: targets takes 2 signatures"
+
+
+def rows(section: str) -> dict[str, str]:
+    """The rows of the table in a section of docs/security.md, by their first cell."""
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    lines = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
+    cells = [line.strip("| ").partition(" | ") for line in lines if line.startswith("| ")]
+    return {first: rest for first, _, rest in cells[1:]}
+
+
+def test_the_security_page_says_the_same() -> None:
+    """Every kind of loss has a row, with the commands that are computed for it."""
+    table = rows("What each stolen thing gives")
+    heads = {
+        "words": "recovery words",
+        "operator": "operator's key, or the laptop with it",
+        "laptop": "operator's key, or the laptop with it",
+        "ci": "CI key of one service",
+        "controller": "controller (machine and its keys)",
+        "node": "SSH to a node as root",
+        "agent": "agent (the process)",
+        "mirror": "a mirror or the line",
+        "key": "a key that was revoked",
+    }
+    losses = (*blast_radius(solo(key(CI, "ci", "rel-web"))), *find_losses(solo(), CI))
+    assert {loss.kind for loss in losses} == set(heads)
+    assert set(heads.values()) | {"a container"} == set(table)
+    for loss in losses:
+        asked = [" ".join(line.split()[:3]) for line in loss.recover if line.startswith("nebh key")]
+        assert not [command for command in asked if f"`{command}" not in table[heads[loss.kind]]], loss.what
+        assert "tests/" in table[heads[loss.kind]]
+
+
+def test_every_way_back_was_walked_by_a_test() -> None:
+    table = rows("After a loss")
+    assert {"operator's key", "laptop", "controller", "controller's key", "node", "CI key"} <= set(table)
+    assert [lost for lost, row in table.items() if "::test_" not in row] == ["the words are gone, and the key too"]
