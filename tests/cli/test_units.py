@@ -56,6 +56,11 @@ def test_what_holds_the_containers_has_no_process():
     assert {"RemainAfterExit=yes", "Delegate=yes", "KillMode=process"} <= set(lines)
 
 
+def test_a_slow_executor_is_not_ended_while_it_recovers():
+    text = render_units(FACTS)["nebh-executor.service"]
+    assert int(text.partition("TimeoutStartSec=")[2].split()[0]) >= 900
+
+
 def test_every_program_is_started_once_and_anew_when_its_unit_changed():
     services = tuple(name for name in UNITS if name.endswith(".service"))
     assert steps(()) == (("daemon-reload",), ("enable", *services), ("start", services[0]), ("start", *services))

@@ -93,4 +93,4 @@ def remove(*, folder: Path = FOLDER) -> tuple[str, ...]:
 
 def systemctl(*words: str, accept: tuple[int, ...] = (0,)) -> None:
     """Run systemctl. Raises CommandFailed."""
-    run(Command(argv=("systemctl", *words), timeout=180.0, accept=accept))
+    run(Command(argv=("systemctl", *words), timeout=900.0, accept=accept))

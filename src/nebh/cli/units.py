@@ -90,6 +90,8 @@ WantedBy=multi-user.target
 
 # Nothing that is made of seccomp: a filter would be inherited by every container. The executor is isolated by
 # namespaces. No PrivateNetwork=: it begins in the host's network, leaves a worker there, and then cuts itself off.
+# Its start ends every transaction that was under way, however long a slow machine takes: ended for being slow it would
+# begin anew for ever.
 _EXECUTOR = """\
 [Unit]
 Description=Nebh executor: verifies, decides, acts
@@ -105,7 +107,7 @@ ExecStart={command}
 {environment}
 Restart=always
 RestartSec=1
-TimeoutStartSec=120
+TimeoutStartSec=900
 TimeoutStopSec=30
 KillMode=process
 RuntimeDirectory={runtime}

@@ -47,10 +47,14 @@ def ensure_profile(folder: Path) -> str:
     try:
         if not _ON.read_text(encoding="ascii").startswith("Y"):
             return ""
-        path = folder / "apparmor-profile"
-        write_atomic(path, PROFILE.encode(), mode=0o600, durable=False)
+        path, draft = folder / "apparmor-profile", folder / "apparmor-profile.new"
+        # Compiling takes a slow machine many seconds; folder and kernel forget at the same time.
+        if is_loaded(_LOADED.read_text(encoding="utf-8")) and path.exists() and path.read_bytes() == PROFILE.encode():
+            return NAME
+        write_atomic(draft, PROFILE.encode(), mode=0o600, durable=False)
         if os.access(_PARSER, os.X_OK):
-            run(Command(argv=(_PARSER, "--replace", "--skip-cache", str(path)), timeout=30.0))
+            run(Command(argv=(_PARSER, "--replace", "--skip-cache", str(draft)), timeout=120.0))
+            draft.rename(path)
         return NAME if is_loaded(_LOADED.read_text(encoding="utf-8")) else ""
     except (OSError, NebhError):
         return ""
