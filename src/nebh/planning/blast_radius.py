@@ -165,10 +165,10 @@ def _of_operator(facts: Facts, key: HeldKey) -> Loss:
         ),
         cannot=(
             "add, replace or keep an operator or controller key: root is signed by the words",
-            "go below a node's floor without raising the epoch, which the policy shows",
+            "go below a node's floor unseen: that takes a new epoch in a policy",
         ),
         safe=("other clouds: each has a key of its own", "the recovery words"),
-        recover=("nebh key recover", "nebh history", "nebh plan"),
+        recover=("nebh key recover", "nebh history", "nebh plan SPEC"),
     )
 
 
@@ -187,7 +187,7 @@ def _of_ci(facts: Facts, key: HeldKey) -> Loss:
             "have them in effect at once: a controller key seals the set"
             if alone
             else "have them in effect when an operator signs the next set, whose difference shows them",
-            *(f"take the numbers of releases of {name}: raise its epoch afterwards" for name in mine),
+            *(f"run the numbers of {name} ahead: go back before its rollback window ends" for name in mine),
         ),
         cannot=(
             f"sign for another service: {_names(name for name in _services(facts) if name not in mine)}",
