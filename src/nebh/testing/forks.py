@@ -2,11 +2,13 @@
 
 `python -m nebh.testing.forks` reads a JSON line per command and answers with one:
 {"cmd": "executor" | "agent", "netns", "state", "run", "served", "log", "env": {}} -> {"pid": n}
+    "disabled": [rule ids], "clock": seconds   for an executor without these rules, or with a wrong clock
 {"cmd": "wait", "pid": n, "timeout": seconds} -> {"status": n | null}   as `os.waitstatus_to_exitcode` says; -9 = SIGKILL
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -20,8 +22,10 @@ from nebh.agent.door import Door
 from nebh.client.frame_channel import serve_frames
 from nebh.executor.main import serve
 from nebh.host import namespaces
+from nebh.host.clock import SystemClock
 from nebh.host.layout import Layout
 from nebh.model.errors import NotFound
+from nebh.planning import accept
 
 Item = tuple[str, int]
 Take = Callable[[Item, Iterator[bytes]], None]
@@ -60,7 +64,15 @@ def run_agent(wish: dict[str, Any]) -> int:
 
 
 def run_executor(wish: dict[str, Any]) -> int:
-    """Be `nebh-executor serve`."""
+    """Be `nebh-executor serve`, perhaps without some rules or with a wrong clock: nothing but a test's own process has
+    a way to either."""
+    rules, ahead = frozenset(wish.get("disabled", ())), int(wish.get("clock", 0)) * 1000
+    if rules:
+        for name in ("accept_metadata", "accept_assignment", "accept_image", "accept_order"):
+            setattr(accept, name, functools.partial(getattr(accept, name), disabled=rules))
+    if ahead:
+        right = SystemClock.now_ms
+        setattr(SystemClock, "now_ms", lambda clock: right(clock) + ahead)  # noqa: B010 - it is what it is for
     return serve(Layout(state=Path(wish["state"]), run=Path(wish["run"])))
 
 

@@ -33,7 +33,7 @@ from nebh.model.release import Release
 from nebh.model.service import Check, CheckKind, Health, Limits, Placement, Replicas, Route, Stop, Update
 from nebh.model.statement import Action, Assignment, Order, Phase
 from nebh.signing.genesis import init_cluster
-from nebh.signing.repository import Publication, read_state
+from nebh.signing.repository import Publication, State, read_state
 from nebh.signing.statements import Seed, sign_statement
 from nebh.signing.trust_store import TrustStore
 from nebh.signing.wish import Wish, apply_wish
@@ -89,7 +89,10 @@ class Node(Cloud):
         self.node_id = ""
         self.log = folder / "executor.log"
         self.trace = folder / "trace"
-        self._root = b""
+        self._root, self.words = b"", ""
+        self.disabled: tuple[str, ...] = ()
+        self.clock = 0
+        """Rules switched off, and seconds that the clock is wrong, for executors that are started from now on."""
         self.limits = Limits(memory=64 << 20, pids=32)
         for name in ("metadata", "targets", "objects"):
             (self.served / name).mkdir(parents=True)
@@ -112,6 +115,8 @@ class Node(Cloud):
                 run=str(self.layout.run),
                 served=str(self.served),
                 log=str(self.log),
+                disabled=self.disabled,
+                clock=self.clock,
                 env={"NEBH_FAULT": "", "NEBH_FAULT_TRACE": str(self.trace), **(env or {})},
             )["pid"]
         )
@@ -143,8 +148,8 @@ class Node(Cloud):
             now=int(time.time()),
             nodes=(record,),
         )
-        self._root = genesis.root
-        self._publish(genesis.publication)
+        self._root, self.words = genesis.root, genesis.words
+        self.publish(genesis.publication)
         self.ask({"op": "enrol", "cluster_id": self.cluster_id, "node_id": self.node_id, "name": "one"}, genesis.root)
         self.until(lambda: self.status()["snapshot"] > 0, "the node knows its record")
 
@@ -258,7 +263,8 @@ class Node(Cloud):
 
     # signing
 
-    def _publish(self, publication: Publication) -> None:
+    def publish(self, publication: Publication) -> None:
+        """Serve what was signed."""
         for name, data in publication.targets.items():
             path = self.served / "targets" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,9 +276,12 @@ class Node(Cloud):
 
     def sign(self, wish: Wish) -> None:
         """Publish what an operator wishes."""
-        folder = self.folder / "trust"
-        store = TrustStore(folder, self._fetch, self._root, self.cluster_id)
-        self._publish(apply_wish(read_state(store), wish, key=self.operator, now=int(time.time())).publication)
+        self.publish(apply_wish(self.signed(), wish, key=self.operator, now=int(time.time())).publication)
+
+    def signed(self) -> State:
+        """Return what is served, verified as an operator's computer does."""
+        store = TrustStore(self.folder / "trust", self._fetch, self._root, self.cluster_id)
+        return read_state(store, wanted=None)
 
     def _fetch(self, name: str, limit: int) -> bytes | None:
         path = self.served / name
