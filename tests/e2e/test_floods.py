@@ -235,3 +235,15 @@ def test_the_neighbour_does_not_notice_a_flood_of_connections(cloud, pair, deplo
         request.getfixturevalue(name)
     path = f"connect/{endpoint_of(cloud, 'sink')}"
     flood(cloud, "connect", ("instance.connection-flood",), eventually, path=path)
+
+
+@pytest.mark.long
+def test_control_a_flooder_of_more_weight_takes_what_is_not_its_own(cloud, busy, noisy_ends, eventually):
+    eventually(lambda: cloud.get("/", host=f"{NOISY}.example")[0] == 200, patience=120, what="the flooder answers")
+    share = Share(cloud)
+    tree, one = share.tree, share.names[NOISY]
+    path, weight = ("{}/cpu.weight", 16 * 100) if tree.v2 else ("cpu/{}/cpu.shares", 16 * 1024)
+    (tree.root / path.format(f"{tree.parent}/{one}")).write_text(str(weight))
+    cloud.get("/do/fork", host=f"{NOISY}.example", timeout=60)
+    eventually(share.look, patience=300, what=f"processor time: {share.used}")
+    assert share.of_calm() < LEAST
