@@ -14,10 +14,10 @@ import hashlib
 import io
 import os
 import shutil
-import socket
 import tarfile
 import time
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 from typing import Self
 
 from nebh.host.run import Command, CommandFailed, Result, Started, TimeoutExpired, run, start
@@ -223,8 +223,8 @@ def _no_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    servers = [TCPServer(("127.0.0.1", 0), BaseRequestHandler) for _ in range(count)]
+    ports = [one.server_address[1] for one in servers]
+    for one in servers:
+        one.server_close()
     return ports
