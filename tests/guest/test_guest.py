@@ -14,7 +14,7 @@ from nebh.testing.load import Load, summarise
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
-def eventually(look, *, patience: float = 300.0, what: str = ""):
+def eventually(look, *, patience: float = 900.0, what: str = ""):
     """Return the first true thing that `look` returns; an emulated machine is slow."""
     end = time.monotonic() + patience
     while not (found := look()):

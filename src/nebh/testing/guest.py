@@ -30,7 +30,7 @@ RECIPE = (
     *("packaging/packages.sh", "packaging/tree.sh", "requirements/runtime.txt"),
 )
 SOURCES = ("Makefile", "README.md", "packaging", "requirements", "src")
-PATIENCE = 300.0
+PATIENCE = 600.0
 _ANY = tuple(range(256))
 _EARLY = b"Linux version"
 
