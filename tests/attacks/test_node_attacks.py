@@ -267,6 +267,38 @@ def test_a_revoked_operator_key_gives_nothing_any_more(node: Node) -> None:
     control(node)
 
 
+def test_the_host_name_of_another_service_is_not_taken_over(node: Node) -> None:
+    """Even an operator's key does not give one name to two: both would be the one that serves it."""
+    state, start = node.signed(), newest(node)
+    evil = dataclasses.replace(state.trusted.policies["web"], service="evil", version=1)
+    draft = Draft.of(state, now=int(time.time()))
+    draft.put(policy_path("evil"), codec.encode(evil))
+    with untouched(node), served_beside(node):
+        node.publish(draft.finish(node.operator))
+        assert ends(node, node.assign(running(node) + 800)) is Outcome.REFUSED
+        assert rules_said(node, start) == {"N3"}
+    renew(node)
+    control(node)
+
+
+def test_one_number_with_two_contents_is_equivocation(node: Node) -> None:
+    counter = node.publish_release()
+    runs(node, counter)
+    control(node)
+    state = node.signed()
+    path = release_path("web", counter)
+    other = codec.encode(dataclasses.replace(state.trusted.releases[path], env={"OTHER": "1"}))
+    draft = Draft.of(state, now=int(time.time()))
+    draft.put(path, other, role="rel-web" if "rel-web" in draft.releases else draft.release_role("web"))
+    with served_beside(node):
+        node.publish(draft.finish(node.operator))
+        refused(node, counter)
+        assert node.history()[0]["rule"] == "N5"
+    renew(node)
+    runs(node, counter)
+    control(node)
+
+
 # --------------------------------------------------------------------------------------------- numbers that ran ahead
 
 
