@@ -36,13 +36,19 @@ def machine() -> Iterator[GuestCloud]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+BROKEN: list[str] = []
+
+
 @pytest.fixture(autouse=True)
-def guest_logs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """How long each test took; after a failed one, what guest and programs said."""
+def story(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tests tell one story: each needs the one before. How long each took; what the guest said when one failed."""
+    if BROKEN:
+        pytest.skip(f"the story broke off in {BROKEN[0]}")
     failed, begin = request.session.testsfailed, time.monotonic()
     yield
     sys.stderr.write(f"\n{request.node.name}: {time.monotonic() - begin:.0f} s\n")
-    if request.session.testsfailed > failed and "machine" in request.fixturenames:
+    if request.session.testsfailed > failed:
+        BROKEN.append(request.node.name)
         found = request.getfixturevalue("machine")
         if isinstance(found, GuestCloud):
             sys.stderr.write(found.say_logs())
