@@ -138,11 +138,11 @@ def fill(folder: Path, *, leave: int) -> Path:
     return ballast
 
 
-def disk_full(ward: Ward, *, leave: int) -> str:
+def disk_full(ward: Ward, *, leave: int, weight: int) -> str:
     node = ward.node
     before = who(node)
     counter = node.publish_release(
-        update=QUICK, images={"main": node.make_image(f"v{node.counter + 1}", more=secrets.token_bytes(WEIGHT))}
+        update=QUICK, images={"main": node.make_image(f"v{node.counter + 1}", more=secrets.token_bytes(weight))}
     )
     old = node.page()
     ballast = fill(node.layout.state, leave=leave)
@@ -168,11 +168,18 @@ def disk_full(ward: Ward, *, leave: int) -> str:
     return words
 
 
+# a large image meets the check before anything is fetched, a small one whichever write comes first
 @pytest.mark.parametrize(
-    "leave", [0, 600_000, *(pytest.param(n * 150_000, marks=pytest.mark.long) for n in range(1, 24) if n != 4)]
+    ("leave", "weight"),
+    [
+        (0, WEIGHT),
+        (600_000, WEIGHT),
+        *(pytest.param(n * 8192, 0, marks=pytest.mark.long) for n in range(1, 24)),
+        *(pytest.param(n * 700_000, WEIGHT, marks=pytest.mark.long) for n in range(2, 6)),
+    ],
 )
-def test_a_full_disk_stops_a_deploy_and_nothing_else(ward: Ward, leave: int) -> None:
-    print(leave, disk_full(ward, leave=leave))
+def test_a_full_disk_stops_a_deploy_and_nothing_else(ward: Ward, leave: int, weight: int) -> None:
+    print(leave, disk_full(ward, leave=leave, weight=weight))
 
 
 def broken_write(ward: Ward, *, after: int, count: int) -> str:
@@ -208,9 +215,8 @@ def broken_write(ward: Ward, *, after: int, count: int) -> str:
     return f"write {after}, {count} failing: {failed} failed, {receipt.outcome if receipt else refusal}"
 
 
-@pytest.mark.parametrize(
-    ("after", "count"), [(25, 1), *(pytest.param(n, 1_000_000, marks=pytest.mark.long) for n in (5, 40))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("after", "count"), [(25, 1), (5, 1_000_000), (40, 1_000_000)])
 def test_a_write_fails(ward: Ward, after: int, count: int) -> None:
     print(broken_write(ward, after=after, count=count))
 

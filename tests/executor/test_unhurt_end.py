@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 
 from nebh.model.errors import Failed
@@ -102,3 +103,19 @@ def test_bad_news_that_cannot_be_journalled_ends_nobody(bench, caplog):
     assert "cannot look after" in caplog.text
     bench.until(lambda: database._begin.times == 0 or bench.executor.supervisor._say_trouble(one.id, Failed("x")))
     assert all(thread.is_alive() for thread in bench.executor.supervisor._threads)
+
+
+def test_a_full_disk_is_said_in_words(bench, monkeypatch):
+    bench.deploy(1)
+    bench.add_release(2)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bench.context.store, "expect", full)
+    nonce = bench.assign(2)
+    bench.settle()
+    assert bench.outcome(nonce) is Outcome.FAILED
+    assert bench.receipts[-1].detail == (
+        "cannot prepare release 2 of web: No space left on device (free some disk, then deploy again)"
+    )

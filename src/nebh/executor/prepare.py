@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 
 from nebh.executor.context import Context
@@ -47,7 +48,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
         return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
     except (NebhError, OSError) as error:
         discard(run, row)
-        return run.move(row, State.DROPPED, reason=_with_hint(error))
+        return run.move(row, State.DROPPED, reason=_with_hint(_said(row, error)))
     if run.cancelled():
         discard(run, row)
         return run.move(row, State.DROPPED, reason=run.cancelled())
@@ -57,6 +58,18 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
 def _with_hint(error: Exception) -> str:
     hint = error.hint if isinstance(error, NebhError) else ""
     return f"{error} ({hint})" if hint else str(error)
+
+
+def _said(row: TransactionRow, error: NebhError | OSError) -> NebhError:
+    """The kernel's word alone does not say what could not be done."""
+    if isinstance(error, NebhError):
+        return error
+    hint = "free some disk, then deploy again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "is the disk broken?"
+    return Failed(
+        f"cannot prepare release {row.to_counter} of {row.service}: {error.strerror or error}"
+        + (f": {error.filename}" if error.filename else ""),
+        hint=hint,
+    )
 
 
 def discard(run: Run, row: TransactionRow) -> None:
