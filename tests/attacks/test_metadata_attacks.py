@@ -226,6 +226,29 @@ def test_the_command_line_signs_nothing_upon_older_files(attacker: Attacker, mem
     assert done.status == 0
 
 
+@pytest.mark.long
+def test_a_stop_whose_policy_no_node_saw_is_not_confirmed(attacker: Attacker) -> None:
+    """The controller takes the signed policy, shows it to nobody and has the node withdraw: after the next start of
+    the node the service would run again (O5)."""
+    frozen = metadata_of(attacker, attacker.state())
+    everyone: list[HostileController] = []
+
+    def lie(target: str) -> bytes | None:
+        taken = any(line.startswith("POST") and "publi" in line for line in everyone[0].asked)
+        return frozen.get(target) if taken else None
+
+    middleman = HostileController(attacker.layout.controller_socket, lie)
+    everyone.append(middleman)
+    with middleman:
+        done = attacker.cloud.nebh("stop", "web", "--timeout", "8", accept=tuple(range(256)))
+    assert done.status == 4, done.stderr
+    assert b"unconfirmed" in done.stderr
+    for command in ("start", "stop", "start"):  # shown the policy, the node confirms it
+        assert attacker.cloud.nebh(command, "web").status == 0
+    accepted = attacker.publish_release()
+    assert attacker.run(accepted).outcome is Outcome.COMMITTED
+
+
 def test_no_program_left_a_traceback(attacker: Attacker) -> None:
     for log in attacker.layout.state.glob("*.log"):
         assert "Traceback" not in log.read_text(errors="replace"), attacker.cloud.say_logs()
