@@ -13,7 +13,7 @@ from nebh.controller.core import Core
 from nebh.controller.entering import decode_envelope
 from nebh.controller.identity import Caller
 from nebh.model.api import Deployment, DeploymentRequest, DeploymentState, NodeReport, Relayed
-from nebh.model.errors import BadInput, Conflict, Failed, NotFound
+from nebh.model.errors import BadInput, Conflict, Failed, NotFound, Refused
 from nebh.model.policy import Policy
 from nebh.model.statement import Assignment, Order, Phase
 from nebh.model.trust import TrustedSet
@@ -137,9 +137,12 @@ def _assign(
 
 def relay_order(core: Core, envelope: str, *, caller: Caller) -> Relayed:
     """Keep an operator's order for the nodes it names; they verify it themselves. Raises BadInput, Refused."""
-    data = decode_envelope(envelope)
     trusted = core.standing()
-    order = verify_statement(data, "order", Order, keys=trusted.operator_keys, cluster_id=trusted.nodes.cluster_id)
+    try:
+        data = decode_envelope(envelope)
+        order = verify_statement(data, "order", Order, keys=trusted.operator_keys, cluster_id=trusted.nodes.cluster_id)
+    except BadInput as error:
+        raise Refused(f"cannot relay this order: {error.message}", rule="order.signer", alarm=False) from error
     now = core.now()
     with core.database.begin() as connection:
         number = add_order(

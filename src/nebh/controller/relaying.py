@@ -44,7 +44,11 @@ async def answer_poll(core: Core, request: PollRequest, *, caller: Caller) -> Po
         return bool(one.assignments or one.orders or one.requests or one.snapshot != request.snapshot)
 
     await poll(core.node_bell(caller.node_id), request.wait / 1000, look)
-    core.logs.waiting.pop(caller.node_id, None)
+    # What came after the last look is left for the next poll: it is not in this answer.
+    handed = {one.id for one in found[0].requests}
+    waiting = core.logs.waiting.pop(caller.node_id, [])
+    if left := [one for one in waiting if one.id not in handed]:
+        core.logs.waiting[caller.node_id] = left
     return found[0]
 
 
