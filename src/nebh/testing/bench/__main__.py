@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ NAMES = ("cutover", "memory", "start", "status", "requests", "deploy", "api")
 def main() -> int:
     """Measure; exit 0 when every limit holds, 1 when one does not, 2 when something could not be measured at all."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clouds are taken away
     settled = machine.calibrate()
     print(
         f"calibration: 1.2 times the work took {settled['ratio']} times as long [{settled['low']}, {settled['high']}]"

@@ -9,17 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import socket
 import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nebh.host.links import Link, connect_tcp
+
 PATIENCE = 5.0
 NAP = 0.0003
 """Between two requests: a loop without it would take the processors from what is measured."""
-ENDED = threading.Event()
+ENDED, ASKING = threading.Event(), threading.Event()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Seen:
 
 
 def main() -> int:
-    """Ask until SIGTERM."""
+    """Ask until SIGTERM; pause at SIGUSR1, between two requests, and go on at SIGUSR2."""
     parser = argparse.ArgumentParser(prog="nebh.testing.bench.client", description=__doc__)
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
@@ -42,12 +43,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ENDED.set())
+        signal.signal(number, _end)
+    signal.signal(signal.SIGUSR1, lambda *_: ASKING.clear())
+    signal.signal(signal.SIGUSR2, lambda *_: ASKING.set())
+    ASKING.set()
     place = (options.address, options.port)
     request = f"GET / HTTP/1.1\r\nHost: {options.host}\r\n".encode()
     with options.out.open("w", buffering=1 << 16) as file:
-        kept: socket.socket | None = None
+        kept: Link | None = None
         while not ENDED.is_set():
+            if not ASKING.is_set():
+                if kept is not None:
+                    kept.close()
+                kept = None
+                ASKING.wait()
             kept = _ask(place, kept, request + b"\r\n", file, keeps=True)
             time.sleep(NAP)
             _ask(place, None, request + b"Connection: close\r\n\r\n", file, keeps=False)
@@ -55,15 +64,17 @@ def main() -> int:
     return 0
 
 
-def _ask(
-    place: tuple[str, int], link: socket.socket | None, request: bytes, file: object, *, keeps: bool
-) -> socket.socket | None:
+def _end(*_: object) -> None:
+    ENDED.set()
+    ASKING.set()
+
+
+def _ask(place: tuple[str, int], link: Link | None, request: bytes, file: object, *, keeps: bool) -> Link | None:
     sent = time.monotonic_ns()
     received, version, status, closing = 0, "-", 0, True
     try:
         if link is None:
-            link = socket.create_connection(place, timeout=PATIENCE)
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = connect_tcp(*place, timeout=PATIENCE)
         link.sendall(request)
         head, body = _answer(link)
         status = int(head[9:12])
@@ -81,7 +92,7 @@ def _ask(
     return link
 
 
-def _answer(link: socket.socket) -> tuple[bytes, bytes]:
+def _answer(link: Link) -> tuple[bytes, bytes]:
     data = b""
     while b"\r\n\r\n" not in data:
         more = link.recv(65536)

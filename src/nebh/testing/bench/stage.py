@@ -148,8 +148,7 @@ def asking(cloud: Cloud, *, port: int, host: str, out: Path) -> Iterator[Callabl
     argv = cloud.inside(sys.executable, "-P", "-m", "nebh.testing.bench.client", *words)
     process = start(Command(argv=argv, env=cloud.env))
     try:
-        yield lambda goes_on: os.kill(process.pid, signal.SIGCONT if goes_on else signal.SIGSTOP)
+        yield lambda goes_on: os.kill(process.pid, signal.SIGUSR2 if goes_on else signal.SIGUSR1)
     finally:
-        process.send_signal(signal.SIGCONT)
         process.terminate()
         process.wait(30)

@@ -167,6 +167,9 @@ def _figures(record: Record) -> None:
         "docker": "docker run -d",
     }.items():
         record.figure(name, f"decision -> first instruction, {what}", table="rounds", columns=(name,))
+        record.figure(
+            f"{name}_p10", f"the same, 10th percentile ({name})", table="rounds", columns=(name,), statistic="p10"
+        )
     for row in record.tables.get("rounds", []):
         row["more"] = row["nebh"] - row["crun"]
     record.figure("more", "our driver - crun alone, the same round", table="rounds", columns=("more",), limit=2.0)

@@ -6,11 +6,12 @@ import base64
 import contextlib
 import hashlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from nebh.host.links import Link, connect_tcp
 
 PATIENCE = 20.0
 SLOW = 1.5
@@ -62,10 +63,8 @@ class Streams:
     def _note(self, kind: str, error: str = "") -> None:
         self.outcomes.append(Outcome(kind=kind, at=time.monotonic(), error=error))
 
-    def _connect(self) -> socket.socket:
-        link = socket.create_connection(self._place, timeout=PATIENCE)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return link
+    def _connect(self) -> Link:
+        return connect_tcp(*self._place, timeout=PATIENCE)
 
     def _may_end(self, opened: float) -> bool:
         """Tell whether a stream opened then may end now: a cut-over since is longer ago than the drain time."""
@@ -108,7 +107,7 @@ class Streams:
         with contextlib.closing(link):
             self._lines(link, file.readline, opened)
 
-    def _lines(self, link: socket.socket, readline: Callable[[], bytes], opened: float) -> None:
+    def _lines(self, link: Link, readline: Callable[[], bytes], opened: float) -> None:
         """Send a line, read it back, until the other side ends."""
         while not self._ended.is_set():
             try:
