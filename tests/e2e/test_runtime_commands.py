@@ -99,6 +99,8 @@ def test_stop_and_start(cloud, eventually):
     cloud.kill("executor")  # and it stays stopped
     cloud.wait_until_ready()
     assert cloud.serving("web") == []
+    again = cloud.nebh("stop", "web")
+    assert (again.status, again.stdout.strip()) == (0, b"web is stopped by its policy; it runs nowhere")
     assert outcomes(cloud.nebh_json("start", "web")) == ["committed"]
     assert cloud.get("/", host="web.example")[0] == 200
     assert counter_of(cloud, "web") == counter

@@ -143,8 +143,9 @@ def stop(options: argparse.Namespace, out: Output) -> int:
     session = Session(options, out)
     standing = standing_of(session, options.service)
     events_after = session.client.events(wait=0).cursor
+    was_stopped = policy_of(session.state(), options.service).state is ServiceState.STOPPED
     state = _set_state(session, options.service, ServiceState.STOPPED)
-    if not standing.counter and not standing.deploying:
+    if not standing.deploying and (not standing.counter or (was_stopped and not standing.replicas)):
         return _nothing_ran(out, options.service)
     ask = Ask(
         service=options.service,
@@ -163,7 +164,7 @@ def _nothing_ran(out: Output, service: str) -> int:
     if out.json_wanted:
         out.document({"service": service, "ok": True, "receipts": [], "undo": f"nebh start {service}"})
     else:
-        out.say(f"{service} is stopped by its policy; it ran nowhere")
+        out.say(f"{service} is stopped by its policy; it runs nowhere")
     return 0
 
 
