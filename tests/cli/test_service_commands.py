@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
 import time
 
 import pytest
@@ -117,13 +115,11 @@ def test_07_rollback_ends_an_open_deployment_and_resume_goes_on(rig):
     assert "committed on one" in rig.good("resume", "web")
 
 
-def test_08_ctrl_c_says_what_goes_on_and_how_to_take_it_back(rig):
+def test_08_ctrl_c_says_what_goes_on_and_how_to_take_it_back(rig, press_ctrl_c):
     rig.node.behaviour = "mute"
     before = rig.data("status", "web")["allocations"][0]["running"]["counter"]
-    timer = threading.Timer(2.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-    timer.start()
+    press_ctrl_c(2.0)
     status, _, err = rig.run("restart", "web")
-    timer.cancel()
     assert status == 130
     assert "goes on without this command" in err
     assert "`nebh events --service web --follow`" in err

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
@@ -107,15 +105,11 @@ class TestShow:
         assert done.stdout.splitlines()[-1] == "[]"
         assert rig.node is not None
 
-    def test_following_ends_quietly_on_ctrl_c(self, rig):
-        import signal
-
-        main_thread = threading.main_thread().ident
-        threading.Timer(1.0, lambda: signal.pthread_kill(main_thread, signal.SIGINT)).start()
+    def test_following_ends_quietly_on_ctrl_c(self, rig, press_ctrl_c):
+        press_ctrl_c(1.0)
         status, out, err = rig.run("events", "--follow")
         assert (status, err) == (0, "")
         assert out
-        time.sleep(0.1)
 
 
 def test_expiry_is_said_30_days_ahead():

@@ -438,7 +438,8 @@ def test_ctrl_c_at_any_moment(operator: Attacker, moment: str) -> None:
     shell = Shell(operator, **({"PYTHONPROFILEIMPORTTIME": "1"} if loading else {}))
     process = shell.begin("deploy", str(write_service(operator.cloud.folder / "spec", page=page)))
     shell.wait_for(moment.removeprefix("loading"), process)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the command
+    if process.poll() is None:  # once it is collected, its number may be another's
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the command
     status = shell.end(process)
     said = shell.said()
     assert "Traceback" not in said, said
