@@ -78,10 +78,8 @@ def test_errors_at_the_proxy_during_the_bake_roll_back(bench):
     nonce = bench.assign(2)
     bench.until_state("CHECKING")
     (new,) = bench.serving()
-    bench.until(lambda: True)
-    import time
-
-    time.sleep(0.7)  # the first look is the base
+    looks = bench.ingress.looks
+    bench.until(lambda: bench.ingress.looks > looks + 2)  # the first look is the base
     bench.ingress.counts["web:8080", new.slot] = SlotCounters(current=0, queued=0, total=100, errors=50, average_ms=1)
     bench.settle()
     assert bench.outcome(nonce) is Outcome.ROLLED_BACK

@@ -11,7 +11,7 @@ from nebh.model.service import Check, CheckKind, Update
 from nebh.model.statement import Outcome
 
 GOOD = Check(name="good", kind=CheckKind.HTTP, port=8080, path="/", interval=100)
-FAILING = Update(bake=2000, checks=(dataclasses.replace(GOOD, name="bad", path="/bad", failures=1),), drain=100)
+FAILING = Update(bake=30_000, checks=(dataclasses.replace(GOOD, name="bad", path="/bad", failures=1),), drain=100)
 
 
 class Often:
@@ -29,11 +29,11 @@ class Often:
 
 def roll_back_while(bench, driver, name, *, times):
     bench.deploy(1)
-    bench.agent.sick.add("/bad")
     bench.add_release(2, update=FAILING)
     nonce = bench.assign(2)
     bench.until_state("CHECKING")
     setattr(driver, name, Often(getattr(driver, name), times))
+    bench.agent.sick.add("/bad")  # only now, so that the way back does not begin before the driver fails
     bench.settle()
     assert bench.outcome(nonce) is Outcome.ROLLED_BACK
     assert bench.counters() == [1]

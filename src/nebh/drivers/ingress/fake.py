@@ -11,10 +11,12 @@ from nebh.model.network import IngressPlan, Slot, SlotChange, SlotCounters
 
 
 class FakeIngress:
-    """Keeps slots by (backend, number). taken: ports that somebody else has, by port. counts: what `counters` says."""
+    """Keeps slots by (backend, number). taken: ports that somebody else has, by port. counts: what `counters` says.
+    looks: how often `counters` was asked."""
 
     def __init__(self, *, taken: dict[int, str] | None = None) -> None:
         self.taken = taken or {}
+        self.looks = 0
         self.counts: dict[tuple[str, int], SlotCounters] = {}
         self.slots: dict[tuple[str, int], Slot] = {}
         self.recorded: IngressPlan | None = None
@@ -53,6 +55,7 @@ class FakeIngress:
 
     def counters(self, backend: str) -> dict[int, SlotCounters]:
         """Return what the test said, else zeros."""
+        self.looks += 1
         self._must_run()
         zero = SlotCounters(current=0, queued=0, total=0, errors=0, average_ms=0)
         return {number: self.counts.get((key, number), zero) for key, number in self.slots if key == backend}
