@@ -7,20 +7,16 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 NETNS = Path("/run/netns")
 CGROUPS = Path("/sys/fs/cgroup")
-INTERRUPTED = "NEBH_TESTS_INTERRUPTED"  # names the file that pytest's main process leaves for its workers at Ctrl-C
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,42 +82,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=not config.getoption("--long")
     )
     settings.load_profile("house")
-    # Never ignored: a shell starts what it puts in the background so, and so would all we start to press Ctrl-C on.
-    if hasattr(config, "workerinput"):
-        signal.signal(signal.SIGINT, _interrupt_worker)
-    else:
-        os.environ[INTERRUPTED] = f"{tempfile.gettempdir()}/nt-interrupted-{os.getpid()}-{secrets.token_hex(4)}"
-        signal.signal(signal.SIGINT, _interrupt_main)
-        config.stash[BEFORE] = observe_leftovers()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
+    # A shell starts what it puts in the background with SIGINT ignored, and so would all we start to press Ctrl-C on.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
-        Path(os.environ[INTERRUPTED]).unlink(missing_ok=True)
-
-
-def _interrupt_main(number: int, frame: FrameType | None) -> None:
-    Path(os.environ[INTERRUPTED]).touch()
-    signal.default_int_handler(number, frame)
-
-
-def _interrupt_worker(number: int, frame: FrameType | None) -> None:
-    """A terminal's Ctrl-C reaches the main process, too. What comes to a worker alone was meant for a process that had
-    the number before (tests end thousands a minute): it must not end the run."""
-    until = time.monotonic() + 1.0
-    while time.monotonic() < until:
-        if Path(os.environ[INTERRUPTED]).exists():
-            signal.default_int_handler(number, frame)
-        time.sleep(0.02)
-    sys.stderr.write(
-        f"a stray SIGINT came to worker {os.getpid()} in {os.environ.get('PYTEST_CURRENT_TEST')}: ignored\n"
-    )
+        config.stash[BEFORE] = observe_leftovers()
 
 
 @pytest.fixture
 def press_ctrl_c() -> Iterator[Callable[[float], None]]:
     """Call it to have this process interrupted as by a terminal, so many seconds later, when the test runs still."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main_thread = threading.main_thread().ident
     assert main_thread is not None
     timers: list[threading.Timer] = []
@@ -136,7 +106,6 @@ def press_ctrl_c() -> Iterator[Callable[[float], None]]:
         for timer in timers:
             timer.cancel()
             timer.join()
-        signal.signal(signal.SIGINT, before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
