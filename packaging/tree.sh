@@ -35,6 +35,8 @@ if [ ! -e "$venv/.complete" ]; then
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --retries 5 \
         --no-compile --require-hashes -r "$pins"
+    # Every start of this Python would load its hook.
+    "$venv/bin/python" -m pip uninstall -qq --yes --disable-pip-version-check setuptools >/dev/null 2>&1 || true
     # pip compiles on one core; some packages carry files for other versions of Python, which do not compile.
     "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
     "$venv/bin/python" -c 'import site, sys; print(sys.argv[1], file=open(site.getsitepackages()[0] + "/nebh.pth", "w"))' \
@@ -76,7 +78,10 @@ mkdir -p "$prefix/bin"
 for program in nebh nebh-controller nebh-agent nebh-executor; do
     file=$prefix/bin/$program
     # -I: neither the caller's environment nor the current folder decides which code runs.
-    printf '#!/bin/sh\nexec %s/venv/bin/python -I -m nebh.programs.%s "$@"\n' "$prefix" "${program#nebh-}" > "$file.new"
+    start="-m nebh.programs.${program#nebh-}"
+    # The command line starts often: finding a module to run by -m loads more than most commands need.
+    [ "$program" != nebh ] || start='-c "from nebh.programs.nebh import main; main()"'
+    printf '#!/bin/sh\nexec %s/venv/bin/python -I %s "$@"\n' "$prefix" "$start" > "$file.new"
     chmod 755 "$file.new"
     mv "$file.new" "$file"
 done

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
+from nebh.client.api_client import Client, Login
+from nebh.client.transport import UnixTransport
+from nebh.model.api import Who
+from nebh.model.errors import NebhError
 from nebh.signing.keys import generate_key
 
 pytestmark = pytest.mark.e2e
@@ -65,12 +70,18 @@ class TestKeys:
         assert rig.run("key", "recover", "--words-file", str(rig.folder / "none"))[0] == 2
 
     def test_03_keys_are_listed_added_and_revoked(self, rig):
-        public = generate_key().public
+        other = generate_key()
+        public = other.public
         rig.good("key", "add", public, "--words-file", rig.words, "--yes-widen")
         kinds = {one["key"]: one["kind"] for one in rig.data("key", "list")["keys"]}
         assert kinds[public] == "operator"
         assert sorted(kinds.values()) == ["controller", "operator", "operator", "recovery"]
-        rig.good("key", "revoke", public[:16], "--words-file", rig.words, "--yes-widen")
+        login = Login(kind=Who.OPERATOR, sign=lambda data: (public, other.sign_bytes(data)))
+        with contextlib.closing(Client(UnixTransport(path=rig.socket), login=login)) as client:
+            client.status()
+            rig.good("key", "revoke", public[:16], "--words-file", rig.words, "--yes-widen")
+            with pytest.raises(NebhError, match="no operator's"):  # a token ends with its key
+                client.status()
         assert public not in rig.good("key", "list")
         assert rig.run("key", "revoke", public[:16], "--words-file", rig.words)[0] == 7
         assert rig.run("key", "add", "--words-file", rig.words)[0] == 2

@@ -158,3 +158,16 @@ def test_images_and_specs_without_a_cloud(tmp_path, capsys, monkeypatch):
     assert main(["spec", "check", str(tmp_path / "bad.yaml"), "--json"]) == 2
     assert {one["line"] for one in json.loads(capsys.readouterr().out)["problems"]} >= {2}
     assert main(["image"]) == 2
+
+
+def test_every_module_adds_the_commands_it_is_named_with():
+    import argparse
+    import importlib
+
+    from nebh.cli.main import common_options
+    from nebh.cli.registry import COMMAND_MODULES
+
+    for name, commands in COMMAND_MODULES.items():
+        subparsers = argparse.ArgumentParser().add_subparsers()
+        importlib.import_module(f"nebh.cli.{name}_options").register(subparsers, common_options())
+        assert tuple(subparsers.choices) == commands

@@ -10,6 +10,7 @@ from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
 
 from nebh.controller.core import Core
+from nebh.controller.entering import still_known
 from nebh.controller.identity import NOBODY, Caller, Unidentified
 from nebh.model.api import Who
 from nebh.model.errors import Refused
@@ -66,7 +67,12 @@ def _caller(core: Core, header: str) -> Caller:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
         raise Unidentified("cannot accept the authorization: it is no bearer token", again=False)
-    return core.identity.caller(token)
+    caller = core.identity.caller(token)
+    if not still_known(core, caller):
+        raise Unidentified(
+            f"cannot accept the token: the published metadata no longer names its {caller.kind.value}", again=True
+        )
+    return caller
 
 
 def get_caller(request: Request[Any, Any, State]) -> Caller:

@@ -39,8 +39,8 @@ def common_options() -> argparse.ArgumentParser:
     return parser
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the whole command line."""
+def build_parser(*, command: str = "") -> argparse.ArgumentParser:
+    """Return the whole command line; with a known command, as much of it as that needs."""
     parser = _Parser(
         prog="nebh",
         description="A cloud of your own: signed releases, updates that are transactions.",
@@ -50,14 +50,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nebh {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     common = common_options()
-    for name in COMMAND_MODULES:
+    needed = [name for name, commands in COMMAND_MODULES.items() if command in commands]
+    for name in needed or COMMAND_MODULES:
         importlib.import_module(f"nebh.cli.{name}_options").register(subparsers, common)
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Run one command; return the exit status."""
-    parser = build_parser()
+    parser = build_parser(command=argv[0] if argv else "")
     options = parser.parse_args(argv)
     if getattr(options, "run_command", None) is None:
         parser.print_help()

@@ -15,7 +15,17 @@ from typing import Any
 from nebh.cli.output import Output
 from nebh.model.errors import BadInput
 
-COMMAND_MODULES: tuple[str, ...] = ("machine", "service", "show", "trust", "spec")
+COMMAND_MODULES: dict[str, tuple[str, ...]] = {
+    "machine": ("up", "down", "doctor", "node-end"),
+    "service": (
+        *("deploy", "plan", "rollback", "stop", "start", "restart", "scale"),
+        *("pin", "unpin", "rm", "abort", "resume"),
+    ),
+    "show": ("status", "releases", "version", "completion", "events", "history", "logs", "why", "inspect"),
+    "trust": ("init", "key", "trust"),
+    "spec": ("schema", "spec", "image"),
+}
+"""The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""
 
 
 @dataclass(frozen=True)

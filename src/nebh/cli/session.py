@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nebh.cli.output import Output, confirm, harmless
 from nebh.client.api_client import Client, Login
+from nebh.client.token_file import TokenFile
 from nebh.client.transport import Transport, parse_transport, ssh_transport
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict
@@ -45,7 +45,7 @@ def now_seconds() -> int:
 
 def new_nonce() -> str:
     """Return a command's nonce: receipts that count repeat it."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 class Session:
@@ -57,6 +57,7 @@ class Session:
         self._folder: ClusterFolder | None = None
         self._client: Client | None = None
         self._key: StatementSigner | None = None
+        self._asked = False
         self.snapshot = 0
         """The snapshot that this command published, 0 = none."""
 
@@ -77,7 +78,7 @@ class Session:
         if self._key is None:
             from nebh.signing.keys import open_key
 
-            self._key = open_key(self.folder.key, ask=ask_passphrase, agent_socket=os.environ.get("SSH_AUTH_SOCK", ""))
+            self._key = open_key(self.folder.key, ask=self._ask, agent_socket=os.environ.get("SSH_AUTH_SOCK", ""))
         return self._key
 
     def transport(self) -> Transport:
@@ -100,8 +101,21 @@ class Session:
     def client(self) -> Client:
         """The controller's API, as operator."""
         if self._client is None:
-            self._client = Client(self.transport(), login=Login(kind=api.Who.OPERATOR, sign=self._sign))
+            transport = self.transport()
+            login = Login(kind=api.Who.OPERATOR, sign=self._sign)
+            self._client = Client(transport, login=login, tokens=self._token_file(transport))
         return self._client
+
+    def _token_file(self, transport: Transport) -> TokenFile | None:
+        key = self.folder.key
+        if key.startswith("ssh-agent:") or not Path(key).exists():
+            return None  # a lost key is said at once, not when the token ends
+        use = f"{key} {transport.name}"
+        return TokenFile(path=self.folder.path / "token.json", use=use, may_keep=lambda: not self._asked)
+
+    def _ask(self) -> str:
+        self._asked = True
+        return ask_passphrase()
 
     def enter_with(self, key: StatementSigner) -> None:
         """Be known to the controller by another key than the one that signs: the recovery key, the key before."""

@@ -6,7 +6,7 @@ import base64
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from nebh.client.http import Answer, HttpConnection
@@ -35,15 +35,28 @@ class Login:
     envelope: bytes = b""
 
 
+class TokenStore(Protocol):
+    """Keeps a login's token from one command to the next."""
+
+    def load(self) -> str:
+        """Return a token that has not ended, or ""."""
+        ...
+
+    def save(self, token: str, *, expires_at: int) -> None:
+        """Keep a token. expires_at: Unix ms."""
+        ...
+
+
 class Client:
     """One controller, one connection at a time, made when needed. Not for two threads at once.
 
     Every method raises Unreachable when the controller does not answer, and the error that it answered otherwise.
     """
 
-    def __init__(self, transport: Transport, *, login: Login | None = None) -> None:
+    def __init__(self, transport: Transport, *, login: Login | None = None, tokens: TokenStore | None = None) -> None:
         self._transport = transport
         self._login = login
+        self._tokens = tokens
         self._token = ""
         self._connection: HttpConnection | None = None
 
@@ -229,6 +242,8 @@ class Client:
         wants_token = token and self._login is not None
         for last in (False, True):
             if wants_token and not self._token:
+                self._token = self._tokens.load() if self._tokens is not None and not last else ""
+            if wants_token and not self._token:
                 self._enter()
             headers = {"Accept": "application/json"}
             if wants_token:
@@ -254,7 +269,10 @@ class Client:
             signature=signature.hex(),
             envelope=base64.b64encode(self._login.envelope).decode(),
         )
-        self._token = self._post("/v1/tokens", request, api.Token, token=False).token
+        given = self._post("/v1/tokens", request, api.Token, token=False)
+        self._token = given.token
+        if self._tokens is not None:
+            self._tokens.save(given.token, expires_at=given.expires_at)
 
     def _send(
         self,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from nebh.host.channels import Channel, connect_command, connect_tcp, connect_unix
-from nebh.host.run import Command
 from nebh.model.errors import BadInput
 
 
@@ -56,6 +55,8 @@ class CommandTransport:
 
     def connect(self) -> Channel:
         """Start the command."""
+        from nebh.host.run import Command
+
         return connect_command(Command(argv=self.argv, env=dict(self.env)), name=self.title)
 
 

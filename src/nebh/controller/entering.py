@@ -32,11 +32,26 @@ def give_token(core: Core, request: TokenRequest) -> Token:
     return core.identity.token(caller)
 
 
+def still_known(core: Core, caller: Caller) -> bool:
+    """Tell whether the published set still names the caller's key or node: a token does not outlive what it was given
+    for."""
+    match caller.kind:
+        case Who.OPERATOR:
+            return _is_operator(core, caller.key)
+        case Who.NODE:
+            return core.active_node(caller.node_id) is not None
+        case Who.NOBODY:
+            return True
+
+
+def _is_operator(core: Core, key: str) -> bool:
+    return core.trusted is not None and (key in core.trusted.operator_keys or key in _recovery_keys(core))
+
+
 def _known(core: Core, request: TokenRequest) -> Caller:
     match request.kind:
         case Who.OPERATOR:
-            keys = core.trusted.operator_keys if core.trusted else ()
-            if request.key not in keys and request.key not in _recovery_keys(core):
+            if not _is_operator(core, request.key):
                 raise Unidentified(
                     "cannot give a token: the key is no operator's in the published metadata",
                     again=False,

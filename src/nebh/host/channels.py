@@ -11,11 +11,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from nebh.host.files import write_all
-from nebh.host.run import Command, start
 from nebh.model.errors import BadInput, Unreachable
+
+if TYPE_CHECKING:
+    from nebh.host.run import Command
 
 PATH_LIMIT = 107
 _CHUNK = 1 << 18
@@ -258,6 +260,8 @@ def bridge_stdio(channel: Channel) -> None:
 def connect_command(command: Command, *, name: str) -> Channel:
     """Start a command and return a channel to its standard input and output; it ends with the channel. Its standard
     error is ours. Raises Unreachable when it cannot be started."""
+    from nebh.host.run import start  # and with it subprocess: most callers connect to a socket
+
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         process = start(command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=None, new_session=False)

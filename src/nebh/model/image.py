@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nebh.model.image_ref import ImageRef
+
+__all__ = ["EntryType", "ImageRef", "LintFinding", "LintRule", "TreeEntry", "TreeManifest"]
+
 
 class EntryType(StrEnum):
     """What a manifest entry is. Nothing else can be part of an image."""
@@ -36,17 +40,6 @@ class TreeManifest:
 
     format: int
     entries: tuple[TreeEntry, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRef:
-    """What a release says of an image: manifest digest, sum of file bytes, number of entries (N9), and the length of
-    the manifest itself."""
-
-    manifest: str
-    bytes: int
-    entries: int
-    manifest_bytes: int = 0
 
 
 class LintRule(StrEnum):

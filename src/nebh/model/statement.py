@@ -8,15 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nebh.model.running import Phase, Running
 
-class Phase(StrEnum):
-    """prepare: get everything ready, change nothing visible. run: make it the running release. restart: new
-    instances of the same release. withdraw: stop here (spread services only)."""
-
-    PREPARE = "prepare"
-    RUN = "run"
-    RESTART = "restart"
-    WITHDRAW = "withdraw"
+__all__ = ["Action", "Assignment", "Order", "Outcome", "Phase", "Receipt", "Running", "TransportKey"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +68,6 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
     REMOVED = "removed"
     STATUS = "status"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """One service on the node: its committed release, how many replicas answer, and any open transaction."""
-
-    service: str
-    epoch: int
-    counter: int
-    replicas: int
-    ready: int
-    transaction: str = ""
-    target: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,20 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.running import InstanceRow, Role
 from nebh.model.transaction import State
 
-
-class Role(StrEnum):
-    """What an instance is there for.
-
-    new: made by the open transaction, gets nothing yet. serving: gets requests. old: drained, kept so that going back
-    is a cut-over. leaving: on its way out, whatever happens.
-    """
-
-    NEW = "new"
-    SERVING = "serving"
-    OLD = "old"
-    LEAVING = "leaving"
+__all__ = ["InstanceRow", "ReleaseRow", "Role", "ServiceRow", "TransactionRow", "Wanted"]
 
 
 class Wanted(StrEnum):
@@ -64,26 +54,6 @@ class TransactionRow:
     reason: str = ""
     rule: str = ""
     phases: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InstanceRow:
-    """An instance that exists or should. address: number in the node's subnets. slot: of every backend it serves.
-    txn: the transaction that made it."""
-
-    id: str
-    service: str
-    epoch: int
-    counter: int
-    replica: int
-    attempt: int
-    address: int
-    slot: int
-    role: Role
-    txn: int
-    created_at: int
-    restarts: int = 0
-    last_exit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,125 @@
+"""What travels between the controller and its callers, and between agent and executor: closed shapes.
+
+Bytes travel as standard base64 in fields called `envelope`, and in values of `metadata` and `targets`. Times are Unix
+ms unless said otherwise. A `cursor` is opaque to the caller but orders what it was given with: ask for what comes after.
+
+Each class is loaded when it is first named: `nebh status` uses a few of them, and making one takes its time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nebh.model.api.access import Health, Nonce, Token, TokenRequest, Who
+    from nebh.model.api.deploying import Deployment, DeploymentRequest, DeploymentState, Relayed, Signed
+    from nebh.model.api.happening import (
+        Events,
+        History,
+        HistoryEntry,
+        LogLine,
+        LogPage,
+        LogReply,
+        LogRequest,
+        NodeReceipt,
+        Receipts,
+    )
+    from nebh.model.api.polling import (
+        NumberedOrder,
+        NumberedReceipt,
+        PollAnswer,
+        PollRequest,
+        ReportAnswer,
+        ReportRequest,
+    )
+    from nebh.model.api.publishing import Digests, Published, PublishRequest, Stored
+    from nebh.model.api.standing import (
+        Allocation,
+        NodeReport,
+        Nodes,
+        NodeView,
+        Releases,
+        ReleaseView,
+        Services,
+        ServiceView,
+        Status,
+    )
+
+_NAMES = {
+    "access": ("Health", "Nonce", "Token", "TokenRequest", "Who"),
+    "publishing": ("Digests", "PublishRequest", "Published", "Stored"),
+    "deploying": ("Deployment", "DeploymentRequest", "DeploymentState", "Relayed", "Signed"),
+    "happening": (
+        "Events",
+        "History",
+        "HistoryEntry",
+        "LogLine",
+        "LogPage",
+        "LogReply",
+        "LogRequest",
+        "NodeReceipt",
+        "Receipts",
+    ),
+    "standing": (
+        "Allocation",
+        "NodeReport",
+        "NodeView",
+        "Nodes",
+        "ReleaseView",
+        "Releases",
+        "ServiceView",
+        "Services",
+        "Status",
+    ),
+    "polling": ("NumberedOrder", "NumberedReceipt", "PollAnswer", "PollRequest", "ReportAnswer", "ReportRequest"),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = [
+    "Allocation",
+    "Deployment",
+    "DeploymentRequest",
+    "DeploymentState",
+    "Digests",
+    "Events",
+    "Health",
+    "History",
+    "HistoryEntry",
+    "LogLine",
+    "LogPage",
+    "LogReply",
+    "LogRequest",
+    "NodeReceipt",
+    "NodeReport",
+    "NodeView",
+    "Nodes",
+    "Nonce",
+    "NumberedOrder",
+    "NumberedReceipt",
+    "PollAnswer",
+    "PollRequest",
+    "PublishRequest",
+    "Published",
+    "Receipts",
+    "Relayed",
+    "ReleaseView",
+    "Releases",
+    "ReportAnswer",
+    "ReportRequest",
+    "ServiceView",
+    "Services",
+    "Signed",
+    "Status",
+    "Stored",
+    "Token",
+    "TokenRequest",
+    "Who",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,105 @@
+"""How things stand: nodes, services, releases. Shapes and units: `nebh.model.api`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nebh.model.api.deploying import Deployment
+from nebh.model.image_ref import ImageRef
+from nebh.model.running import InstanceRow, Running
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """What a node says of itself, unsigned (its receipts are signed). seq: newest assignment its executor took;
+    snapshot: version of the set it accepted from the controller; version: of its programs."""
+
+    seq: int = 0
+    snapshot: int = 0
+    running: tuple[Running, ...] = ()
+    instances: tuple[InstanceRow, ...] = ()
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeView:
+    """A node of the signed list with what it last reported; last_seen 0 = never."""
+
+    node_id: str
+    name: str
+    groups: tuple[str, ...]
+    status: str
+    last_seen: int
+    connected: bool
+    report: NodeReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """All nodes, by name."""
+
+    nodes: tuple[NodeView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """A service on one node, as the node reported it."""
+
+    node: str
+    running: Running
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceView:
+    """A service that has a policy. releases: counters listed now. deployment: the newest one."""
+
+    service: str
+    state: str
+    epoch: int
+    policy_version: int
+    releases: tuple[int, ...]
+    allocations: tuple[Allocation, ...]
+    deployment: Deployment | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """All services, by name."""
+
+    services: tuple[ServiceView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseView:
+    """A listed release in short. signed_at: Unix seconds. outcome: how its newest deployment through this controller
+    stands, "" = there was none; committed_at: Unix ms when nodes last committed it, 0 = not known to."""
+
+    epoch: int
+    counter: int
+    signed_at: int
+    images: dict[str, ImageRef]
+    built_from: dict[str, str]
+    outcome: str = ""
+    committed_at: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Releases:
+    """Newest first."""
+
+    releases: tuple[ReleaseView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The cloud at a glance. expires: Unix seconds by role."""
+
+    cluster_id: str
+    name: str
+    version: str
+    now: int
+    snapshot: int
+    versions: dict[str, int]
+    expires: dict[str, int]
+    nodes: tuple[NodeView, ...]
+    services: tuple[ServiceView, ...]
