@@ -4,10 +4,12 @@ fast."""
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from nebh import __version__
 from nebh.cli.output import Output, harmless
@@ -23,7 +25,26 @@ _EPILOG = """examples:
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse makes one of these for each argument, and would look, and load shutil, anew."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_width())
+
+
+@functools.cache
+def _terminal_width() -> int:
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):
+        columns = 80
+    return max(columns - 2, 20)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **options})
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: {message}\n  `{self.prog} --help` explains\n")
@@ -31,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 def common_options() -> argparse.ArgumentParser:
     """Return the options that every command takes."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = _Parser(add_help=False)
     parser.add_argument("--cloud", default="", metavar="NAME", help="which cloud, where this computer knows several")
     parser.add_argument("--at", default="", metavar="root@HOST", help="reach the controller through your own SSH")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -45,7 +66,6 @@ def build_parser(*, command: str = "") -> argparse.ArgumentParser:
         prog="nebh",
         description="A cloud of your own: signed releases, updates that are transactions.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nebh {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)

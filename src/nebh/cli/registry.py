@@ -61,7 +61,6 @@ def add_command(
         description=details or text[0].upper() + text[1:] + ".",
         parents=[common],
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run_command=command)
     return parser

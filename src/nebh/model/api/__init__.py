@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nebh.model.api.access import Health, Nonce, Token, TokenRequest, Who
     from nebh.model.api.deploying import Deployment, DeploymentRequest, DeploymentState, Relayed, Signed
+    from nebh.model.api.events import Events
     from nebh.model.api.happening import (
-        Events,
         History,
         HistoryEntry,
         LogLine,
@@ -50,8 +50,8 @@ _NAMES = {
     "access": ("Health", "Nonce", "Token", "TokenRequest", "Who"),
     "publishing": ("Digests", "PublishRequest", "Published", "Stored"),
     "deploying": ("Deployment", "DeploymentRequest", "DeploymentState", "Relayed", "Signed"),
+    "events": ("Events",),
     "happening": (
-        "Events",
         "History",
         "HistoryEntry",
         "LogLine",

@@ -1,18 +1,8 @@
-"""What happened: events, receipts, history, output. Shapes and units: `nebh.model.api`."""
+"""What happened: receipts, history, output. Shapes and units: `nebh.model.api`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from nebh.model.event import Event
-
-
-@dataclass(frozen=True, kw_only=True)
-class Events:
-    """Events after the cursor asked for; ask again with `cursor`."""
-
-    cursor: int
-    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from nebh.testing.tiny_service import write_service
 
 NAME = "status"
 TITLE = "`nebh status`"
+_PROGRAM = ("-c", "from nebh.programs.nebh import main; main()")
+"""As the installed `nebh` starts (packaging/tree.sh)."""
 _COUNT = "import sys, atexit; atexit.register(lambda: sys.stderr.write(f'modules {len(sys.modules)}')); "
 _COUNT += "from nebh.cli.main import main; main(['status'])"
 
@@ -29,8 +31,8 @@ def measure(settings: Settings, record: Record) -> None:
         (cloud.folder / "service").mkdir()
         cloud.nebh("deploy", str(write_service(cloud.folder / "service")))
         python = (sys.executable, "-P")
-        commands = {"status": (*python, "-m", "nebh.programs.nebh", "status"), "python": (*python, "-c", "pass")}
-        commands["help"] = (*python, "-m", "nebh.programs.nebh", "--help")
+        commands = {"status": (*python, *_PROGRAM, "status"), "python": (*python, "-c", "pass")}
+        commands["help"] = (*python, *_PROGRAM, "--help")
         for number in Rounds(settings, usual=60, quick=5):
             took: dict[str, float] = {}
             steps: list[Callable[[], None]] = [partial(_time, cloud, took, name, commands[name]) for name in commands]
