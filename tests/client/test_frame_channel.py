@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from nebh.client.frame_channel import FrameChannel, FrameServer, Head, check_answer, connect_frames, serve_frames
-from nebh.host.channels import Closed, Peer, TimedOut, connect_unix
+from nebh.host.channels import Closed, Listener, Peer, TimedOut, connect_unix
 from nebh.model.errors import BadInput, Broken, NotFound, Refused, Unreachable
-from nebh.wire import frames
+from nebh.wire import failures, frames
 
 MINE = frozenset({os.getuid()})
 
@@ -73,6 +73,16 @@ def test_other_users_are_refused(folder: Path) -> None:
     with connect_frames(folder / "b.sock") as channel, pytest.raises(Refused):
         channel.request({"op": "echo"})
     server.close()
+
+
+def test_a_refusal_is_heard_though_the_server_has_hung_up_before_we_ask(folder: Path) -> None:
+    listener = Listener(folder / "e.sock", mode=0o600)
+    with connect_frames(folder / "e.sock") as channel:
+        with listener.accept() as served:
+            served.send(frames.pack(failures.to_plain(Refused("not you", rule="peer")), b""))
+        with pytest.raises(Refused, match="not you"):
+            channel.request({"op": "echo"})
+    listener.close()
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,21 @@ class FrameChannel:
 
     def request(self, head: Head, body: bytes = b"", *, timeout: float | None = 30.0) -> tuple[Head, bytes]:
         """Send one frame and return the answer. Raises what the other side answered, or Unreachable."""
-        self.send(head, body, timeout=timeout)
-        answer, answer_body = self.receive(timeout)
+        try:
+            self.send(head, body, timeout=timeout)
+        except Closed as closed:
+            answer, answer_body = self._last_word(closed)
+        else:
+            answer, answer_body = self.receive(timeout)
         check_answer(answer)
         return answer, answer_body
+
+    def _last_word(self, closed: Closed) -> tuple[Head, bytes]:
+        """The other side stopped reading: it may have said why. Raises `closed` when it did not."""
+        try:
+            return self.receive(1.0)
+        except NebhError:
+            raise closed from None
 
     def peer(self) -> Peer:
         """Return the other process's credentials."""
