@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from nebh.executor.effects import EFFECTS, fault_points
 from nebh.model.service import Update
 from nebh.model.statement import Outcome
-from nebh.testing.node import BAD, Node
+from nebh.testing.journal_view import open_journal
+from nebh.testing.node import BAD, GOOD, Node
 from nebh.testing.whole import check_whole, decisions, outcomes
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -36,7 +38,7 @@ ENTERED = {
     "checking": "CHECKING",
     "healthy": "HEALTHY",
     "committed": "",
-    "rolling_back": "ROLLING_BACK",
+    "rolling_back": "",
     "rolled_back": "",
     "refused": "",
     "dropped": "",
@@ -50,7 +52,7 @@ BEFORE = {
     "healthy": "CHECKING",
     "committed": "HEALTHY",
     "rolling_back": "CHECKING",
-    "rolled_back": "ROLLING_BACK",
+    "rolled_back": "CHECKING",
     "refused": "ASSIGNED",
     "dropped": "PREPARING",
 }
@@ -60,8 +62,8 @@ DURING = {
     "cutover.switch": "STARTING",
     "cutover.endpoints": "STARTING",
     "cutover": "CHECKING",
-    "back.switch": "ROLLING_BACK",
-    "back.endpoints": "ROLLING_BACK",
+    "back.switch": "CHECKING",
+    "back.endpoints": "CHECKING",
     "back.revive": "ROLLING_BACK",
     "back": "",
     "sweep": "",
@@ -87,12 +89,12 @@ def update(node: Node) -> tuple[int, str]:
 
 
 def failing(node: Node) -> tuple[int, str]:
-    counter = node.publish_release(update=Update(bake=5000, checks=(BAD,), drain=500))
+    counter = node.publish_release(update=Update(bake=30_000, checks=(BAD,), drain=500))
     return counter, node.assign(counter)
 
 
 def yielding(node: Node) -> tuple[int, str]:
-    counter = node.publish_release(update=Update(bake=5000, checks=(BAD,), drain=500, overlap=False))
+    counter = node.publish_release(update=Update(bake=30_000, checks=(BAD,), drain=500, overlap=False))
     return counter, node.assign(counter)
 
 
@@ -122,9 +124,10 @@ class Scenario:
 
 
 UPDATE = Scenario(update, True, Outcome.COMMITTED)
+YIELDING = Scenario(yielding, False, Outcome.ROLLED_BACK)
 SCENARIOS = {
-    "start.yield": Scenario(yielding, False, Outcome.ROLLED_BACK),
-    "back.revive": Scenario(yielding, False, Outcome.ROLLED_BACK),
+    "start.yield": YIELDING,
+    "back.revive": YIELDING,
     "back": Scenario(failing, False, Outcome.ROLLED_BACK),
     "state.rolling_back": Scenario(failing, False, Outcome.ROLLED_BACK),
     "state.rolled_back": Scenario(failing, False, Outcome.ROLLED_BACK),
@@ -156,13 +159,13 @@ def table() -> Iterator[None]:
         (folder / "fault-points.md").write_text("\n".join([*head, *TABLE, ""]))
 
 
-def die_and_recover(node: Node, point: str, *, power: bool) -> None:
-    """Kill the executor at `point`; have a fresh one go on; look at everything."""
+def die_and_recover(node: Node, point: str, *, power: bool, slowly: bool = False) -> None:
+    """Kill the executor at `point`; have a fresh one go on; look at everything. slowly: on the way back by ROLLING_BACK."""
     old = node.instances("serving")[0]["counter"]
     node.end_executor()
     node.start(fault=point)
     node.settle()
-    wish = scenario_of(point)
+    wish = YIELDING if slowly else scenario_of(point)
     new, nonce = wish.act(node)
     status = node.wait_executor(patience=120)
     assert status == -signal.SIGKILL, f"the executor lives on or ended otherwise: {status}\n{node.tail()}"
@@ -174,7 +177,7 @@ def die_and_recover(node: Node, point: str, *, power: bool) -> None:
     else:
         node.start()
     node.settle()
-    state = state_at(point)
+    state = SLOWLY[point] if slowly else state_at(point)
     found = decisions(node)
     assert found == ([(state, DECISIONS[state])] if state else []), point
     check_whole(node, new if wish.ends_new else old)
@@ -213,6 +216,64 @@ POWER = (
 @pytest.mark.parametrize("point", fault_points())
 def test_killed_and_recovered(node: Node, point: str) -> None:
     die_and_recover(node, point, power=False)
+
+
+SLOWLY = {
+    "state.rolling_back.after": "ROLLING_BACK",
+    "back.switch.before": "ROLLING_BACK",
+    "back.switch.after": "ROLLING_BACK",
+    "back.endpoints.after": "ROLLING_BACK",
+    "state.rolled_back.before": "ROLLING_BACK",
+    "state.rolled_back.after": "",
+}
+
+
+@pytest.mark.parametrize("point", SLOWLY)
+def test_killed_on_the_slow_way_back(node: Node, point: str) -> None:
+    """What cannot go back at once, since the old side does not run, journals ROLLING_BACK first."""
+    die_and_recover(node, point, power=False, slowly=True)
+
+
+TOLD = (
+    "state.rolling_back.before",
+    "back.switch.before",
+    "back.switch.after",
+    "back.endpoints.after",
+    "state.rolled_back.before",
+    "state.rolled_back.after",
+)
+
+
+@pytest.mark.parametrize("point", TOLD)
+def test_killed_while_told_to_go_back(node: Node, point: str) -> None:
+    """The switch comes before the journal: until the commit nothing was said, and the same bytes are taken again."""
+    old = node.instances("serving")[0]["counter"]
+    node.end_executor()
+    node.start(fault=point)
+    node.settle()
+    new = node.publish_release(update=Update(bake=600_000, checks=(GOOD,), drain=500))
+    trial = node.assign(new)
+    node.until(lambda: node.trace.exists() and "cutover.record.after" in node.trace.read_text(), "it is on trial")
+    time.sleep(0.5)  # a command in the first moments is journalled by itself, and carried out by the trial
+    back = node.assign(old)
+    told = node.submitted
+    assert node.wait_executor(patience=120) == -signal.SIGKILL, node.tail()
+    with open_journal(node.layout.journal) as journal:
+        taken, state = journal.accepted.seq() == node.seq, journal.states().get("web", "")
+    assert state == ("" if point == "state.rolled_back.after" else "CHECKING"), "one commit, after the switch"
+    assert taken or state
+    assert node.page() == f"v{new if point == 'back.switch.before' else old}"
+    node.start()
+    if taken:
+        node.settle()
+    else:
+        assert decisions(node) == [("CHECKING", "forward")]
+        assert node.page() == f"v{new}"
+    node.submit("assignment", told)
+    check_whole(node, old)
+    assert outcomes(node, trial)[-1] == Outcome.ROLLED_BACK
+    ends = {Outcome.COMMITTED, Outcome.REFUSED} if taken else {Outcome.COMMITTED}  # what is taken twice is a replay
+    node.until(lambda: set(outcomes(node, back)) == ends, "the command is receipted")
 
 
 @pytest.mark.parametrize("point", [*POWER[:4], *(pytest.param(point, marks=pytest.mark.long) for point in POWER[4:])])

@@ -1,14 +1,18 @@
-"""ROLLING_BACK: the same way in the other direction. Whatever was done already is found done and left so."""
+"""Going back: the same way in the other direction. Whatever was done already is found done and left so."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Callable
 
 from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
 from nebh.executor.run import Run
-from nebh.executor.switchover import settle
+from nebh.executor.switchover import Switch, settle
 from nebh.host import marks
 from nebh.model.instance import Status
 from nebh.model.network import SlotState
+from nebh.model.policy import NetPolicy
 from nebh.model.transaction import State
 from nebh.model.work import InstanceRow, TransactionRow
 from nebh.planning import dataplane, local
@@ -19,41 +23,86 @@ Rows = tuple[InstanceRow, ...]
 
 def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     """ROLLING_BACK: traffic to the old side, then journal, then the new side leaves."""
-    context = run.context
-    marks.mark("back.begin")
     new, old = run.sides(row)
     _revive(run, row, old)
-    policy = context.effective(row.service)
-    roles = local.roles_after_rollback(new, old)
-    changes = dataplane.slot_changes(
-        policy=policy, ready=old, drain=new, then=SlotState.DRAIN if old else SlotState.MAINT
-    )
     with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
-        rules = run.dataplane.rules(with_roles(context.work.instances(), roles))
-        marks.mark("back.computed")
-        with hot_effect("back.switch"):
-            run.dataplane.switch(changes)
-        marks.mark("back.switched")
-        with hot_effect("back.endpoints"):
-            run.dataplane.swap_endpoints(rules)
-        ended = run.move(row, State.ROLLED_BACK, roles=roles, also=lambda: _note(run, row))
-    marks.mark("back.journalled")
-    settle(run, ended, prefix="back", routes_before=policy.net)
-    run.sweeper.sweep(tuple(one.id for one in new))
+        marks.mark("back.begin")
+        way = compute_way_back(run, row, new=new, old=old)
+        ended = swing_back(run, row, way)
+    leave(run, ended, new=new, routes_before=way.policy.net)
     return ended
 
 
-def _note(run: Run, row: TransactionRow) -> None:
+def compute_way_back(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Switch:
+    """Return what going back would do now."""
+    context = run.context
+    at = context.database.changes
+    policy = context.effective(row.service)
+    roles = local.roles_after_rollback(new, old)
+    return Switch(
+        at=at,
+        policy=policy,
+        roles=roles,
+        changes=dataplane.slot_changes(
+            policy=policy, ready=old, drain=new, then=SlotState.DRAIN if old else SlotState.MAINT
+        ),
+        rules=run.dataplane.rules(with_roles(context.work.instances(), roles)),
+    )
+
+
+def swing_back(
+    run: Run,
+    row: TransactionRow,
+    way: Switch,
+    *,
+    reason: str = "",
+    via: State | None = None,
+    also: Callable[[], None] | None = None,
+) -> TransactionRow:
+    """Switch, then journal the end (with `via`, `reason` and `also`) in one commit. Call it with the dataplane's lock."""
+
+    def note() -> None:
+        if also is not None:
+            also()
+        _note(run, row, reason or row.reason)
+
+    marks.mark("back.computed")
+    gc.disable()
+    try:
+        with hot_effect("back.switch"):
+            run.dataplane.switch(way.changes)
+        marks.mark("back.switched")
+        with hot_effect("back.endpoints"):
+            run.dataplane.swap_endpoints(way.rules)
+        ended = run.move(row, State.ROLLED_BACK, reason=reason, roles=way.roles, via=via, also=note)
+        marks.mark("back.journalled")
+    finally:
+        gc.enable()
+    return ended
+
+
+def leave(run: Run, ended: TransactionRow, *, new: Rows, routes_before: NetPolicy) -> None:
+    """What follows the end: names, routes, the new side goes."""
+    settle(run, ended, prefix="back", routes_before=routes_before)
+    run.sweeper.sweep(tuple(one.id for one in new))
+
+
+def _note(run: Run, row: TransactionRow, reason: str) -> None:
     """The release is marked, unless it was not at fault, and its policy does not take effect."""
     accepted = run.context.accepted
-    if row.kind == "deploy" and not row.reason.startswith(CRASHED):
-        accepted.mark_failed(row.service, row.epoch, row.to_counter, why=row.reason)
+    if row.kind == "deploy" and not reason.startswith(CRASHED):
+        accepted.mark_failed(row.service, row.epoch, row.to_counter, why=reason)
     accepted.fall_back(row.service)
+
+
+def runs(run: Run, one: InstanceRow) -> bool:
+    """Tell whether an instance runs this moment."""
+    return run.context.drivers.containers.observe(one.id).status is Status.RUNNING
 
 
 def _revive(run: Run, row: TransactionRow, old: Rows) -> None:
     """An old instance that is gone (no overlap, a reboot) is started before traffic goes to it."""
     for one in old:
-        if run.context.drivers.containers.observe(one.id).status is not Status.RUNNING:
+        if not runs(run, one):
             with effect(run.context, row.id, "back.revive"):
                 run.supervisor.revive(one)

@@ -11,7 +11,7 @@ from nebh.executor.back import CRASHED, rolling_back
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.prepare import assigned, discard, preparing
-from nebh.executor.run import Run
+from nebh.executor.run import Run, TurnBack
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.switchover import prepared, starting
@@ -52,6 +52,7 @@ class Engine:
         self._lock = threading.Lock()
         self._threads: dict[int, threading.Thread] = {}
         self._cancelled: dict[int, str] = {}
+        self._offers: dict[int, TurnBack] = {}
         self._resumed: set[int] = set()
         self._tries: dict[int, int] = {}
         self._told = threading.Condition()
@@ -78,6 +79,19 @@ class Engine:
         self._context.work.set_phase(row.id, CANCEL)  # a crash must not make it run after all
         self._tell()
         self.submit(self._context.work.transaction(row.id))
+
+    def turn_back(self, row: TransactionRow, reason: str, *, also: Callable[[], None] = lambda: None) -> bool:
+        """Have an open transaction whose release is on trial go back before this returns, and journal `also` in the same
+        commit. False: nothing has happened, or it could not be journalled; `cancel` it. Not inside a commit."""
+        offer = self._offers.get(row.id)
+        if offer is None:
+            return False
+        try:
+            return offer(reason, also)
+        except (NebhError, OSError):
+            return False
+        finally:
+            self._tell()
 
     def resume(self, row: TransactionRow) -> None:
         """Keep a held release although its checks failed, or let a prepared one run."""
@@ -116,6 +130,8 @@ class Engine:
             cancelled=lambda: self._cancelled.get(row.id, ""),
             resumed=lambda: row.id in self._resumed,
             pause=lambda seconds: self._pause(row.id, seconds),
+            give_up=lambda reason: self._give_up(row.id, reason),
+            offer=lambda offer: self._offer(row.id, offer),
             recovered=recovered,
         )
         current: TransactionRow | None = row
@@ -129,6 +145,15 @@ class Engine:
                 self._threads.pop(row.id, None)
         if current is not None:
             self._ended(current)
+
+    def _give_up(self, number: int, reason: str) -> None:
+        self._cancelled.setdefault(number, reason)
+
+    def _offer(self, number: int, offer: TurnBack | None) -> None:
+        if offer is None:
+            self._offers.pop(number, None)
+        else:
+            self._offers[number] = offer
 
     def _advance(self, run: Run, row: TransactionRow) -> TransactionRow | None:
         try:

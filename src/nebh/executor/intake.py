@@ -15,6 +15,7 @@ from typing import TypeVar
 from nebh.executor.context import Context
 from nebh.executor.engine import Engine
 from nebh.executor.trust import Trust
+from nebh.host import marks
 from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
 from nebh.model.event import Severity
 from nebh.model.policy import ServiceState
@@ -30,6 +31,7 @@ _BEFORE_CUTOVER = frozenset({State.ASSIGNED, State.PREPARING, State.PREPARED, St
 
 SEQ_AHEAD = 24 * 3_600_000
 """How far a number may be ahead of the clock, in ms (numbers of a new controller begin at Unix ms)."""
+ROOT_SAID = "root on this node said rollback"
 
 
 class Intake:
@@ -52,22 +54,41 @@ class Intake:
         wish = self._peek(envelope, "assignment", Assignment)
         with self._refusing(wish):
             self._check(envelope, wish)
+        marks.mark("intake.checked")
         with self._lock:
             # again: the same bytes may have come twice at once
-            with self._refusing(wish), self._context.database.atomically():
+            with self._refusing(wish):
                 self._check_number(wish)
-                self._context.accepted.set_meta("seq", str(wish.seq))
-                self._context.work.ensure_service(wish.service, epoch=wish.epoch)
-                self._context.work.set_assignment(wish.service, base64.b64encode(envelope).decode())
+            if self._turns_back(wish, envelope):
+                return
+            with self._refusing(wish), self._context.database.atomically():
+                self._keep(wish, envelope)
                 under_way = self._context.work.open_transaction(wish.service) is not None
-                if under_way:  # in the same commit: whoever goes back during a bake waits for one less
+                if under_way:  # in the same commit: whoever has it go back waits for one less
                     self._act(wish)
             if not under_way:
                 self._act(wish)
 
+    def _keep(self, wish: Assignment, envelope: bytes) -> None:
+        self._context.accepted.set_meta("seq", str(wish.seq))
+        self._context.work.ensure_service(wish.service, epoch=wish.epoch)
+        self._context.work.set_assignment(wish.service, base64.b64encode(envelope).decode())
+
+    def _turns_back(self, wish: Assignment, envelope: bytes) -> bool:
+        """Back from a release on trial to the one before it: the path that users feel. The command is journalled in one
+        commit with what came of it, after the switch."""
+        current = self._context.work.open_transaction(wish.service)
+        if current is None or wish.counter != current.from_counter or self._continues(current, wish):
+            return False
+        reason = _newer(wish)
+        if not self._engine.turn_back(current, reason, also=lambda: self._keep(wish, envelope)):
+            return False
+        self._waiting[current.id] = lambda: self._begin(wish)
+        return True
+
     def _check(self, envelope: bytes, wish: Assignment) -> None:
-        state = self._context.accepted.state()
-        if wish.cluster_id != state.cluster_id:
+        accepted = self._context.accepted
+        if wish.cluster_id != accepted.meta("cluster_id"):
             raise Refused(f"the assignment is of cluster {wish.cluster_id}", rule="N0")
         try:
             self._trust.signer_of(envelope, "assignment", Assignment)
@@ -75,17 +96,17 @@ class Intake:
             with contextlib.suppress(NebhError):  # perhaps the key is new; what fails here is an event already
                 self._trust.refresh()
             self._trust.signer_of(envelope, "assignment", Assignment)
-        if wish.node_id != state.node_id:
+        if wish.node_id != accepted.meta("node_id"):
             raise Refused(f"the assignment is for node {wish.node_id}, not for this one", rule="N4")
         self._check_number(wish)
         self._check_known(wish)
 
     def _check_known(self, wish: Assignment) -> None:
         """Nothing is journalled about services that no operator ever signed: each would take ids and addresses."""
-        if self._context.accepted.policy(wish.service) is None:
+        if not self._context.accepted.has_policy(wish.service):
             with contextlib.suppress(NebhError):
                 self._trust.refresh()
-        if self._context.accepted.policy(wish.service) is None:
+        if not self._context.accepted.has_policy(wish.service):
             raise Refused(
                 f"there is no signed policy for {wish.service[:64]!r}",
                 rule="N3",
@@ -93,7 +114,7 @@ class Intake:
             )
 
     def _check_number(self, wish: Assignment) -> None:
-        newest = self._context.accepted.state().seq
+        newest = self._context.accepted.seq()
         if wish.seq <= newest:
             raise Refused(
                 f"assignment {wish.seq} is not newer than {newest}, the newest this node has seen",
@@ -162,7 +183,7 @@ class Intake:
             self._engine.submit(self._context.work.transaction(current.id))
         elif current.state in _BEFORE_CUTOVER or wish.counter == current.from_counter:
             self._waiting[current.id] = lambda: self._begin(wish)
-            self._engine.cancel(current, f"a newer command asks for release {wish.counter}")
+            self._engine.cancel(current, _newer(wish))
         else:
             error = Refused(
                 f"release {current.to_counter} of {wish.service} is {current.state.value.lower()} on this node",
@@ -421,7 +442,8 @@ class Intake:
         with self._lock:
             current = self._context.work.open_transaction(service)
             if current is not None and not to:
-                self._engine.cancel(current, "root on this node said rollback")
+                if not self._engine.turn_back(current, ROOT_SAID):
+                    self._engine.cancel(current, ROOT_SAID)
                 return replace(current, to_counter=current.from_counter)
             counter = to or self._previous(service, known.epoch, known.counter)
             return self.begin(
@@ -442,3 +464,7 @@ class Intake:
         if not earlier:
             raise NotFound(f"no earlier release of {service} was committed here")
         return max(earlier)
+
+
+def _newer(wish: Assignment) -> str:
+    return f"a newer command asks for release {wish.counter}"

@@ -31,14 +31,18 @@ _SAID: dict[State, tuple[str, Severity, Outcome | None]] = {
 }
 
 
+TurnBack = Callable[[str, Callable[[], None]], bool]
+"""(reason, what to journal with it) -> whether it has gone back."""
+
 _ENDED_AS = {"stop": Outcome.STOPPED, "remove": Outcome.REMOVED}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One transaction under way. cancelled: the reason to stop waiting, or ""; resumed: an operator
-    keeps what its checks would not; pause: waits for seconds, or until one of the two is said; recovered: an earlier
-    executor began it."""
+    keeps what its checks would not; pause: waits for seconds, or until one of the two is said; give_up: from now on it is
+    cancelled; offer: what a command may call to have it go back at once (None: no more); recovered: an earlier executor
+    began it."""
 
     context: Context
     dataplane: Dataplane
@@ -48,6 +52,8 @@ class Run:
     cancelled: Callable[[], str]
     resumed: Callable[[], bool]
     pause: Callable[[float], None]
+    give_up: Callable[[str], None]
+    offer: Callable[[TurnBack | None], None]
     recovered: bool = False
 
     def move(
@@ -74,7 +80,9 @@ class Run:
             if also is not None:
                 also()
             if via is not None:
-                row = context.work.move(row, via, now=now)
+                row = context.work.move(row, via, now=now, reason=reason)
+                if via in _SAID:
+                    self.say(row)
             row = context.work.move(row, state, now=now, reason=reason, rule=rule, cutover=cutover)
             # in the same commit: whoever waits for a receipt must not wait for one that a crash swallowed
             self.say(row)

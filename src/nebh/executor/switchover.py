@@ -65,14 +65,14 @@ def _yield_place(run: Run, row: TransactionRow, old: Rows) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Switch:
-    """All that a cut-over will do, computed from the journal as it was when it had seen `at` changes."""
+    """All that a cut-over, or a way back, will do, computed from the journal as it was when it had seen `at` changes."""
 
     at: int
     policy: Policy
     roles: dict[str, Role]
     changes: tuple[SlotChange, ...]
     rules: NetworkRules
-    brings_policy: bool
+    brings_policy: bool = False
 
 
 def compute_switch(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Switch:

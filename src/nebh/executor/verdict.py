@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from nebh.executor.health import Bake
 from nebh.executor.run import Run
+from nebh.executor.trial import Trial
 from nebh.model.event import Severity
+from nebh.model.release import Release
 from nebh.model.service import OnFailure
 from nebh.model.transaction import State
 from nebh.model.work import Role, TransactionRow, Wanted
@@ -21,24 +23,40 @@ def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
     if run.recovered:
         for one in new:
             run.supervisor.revive(one)
-    bake = Bake(context, release, new)
+    trial = Trial(run, row)
+    trial.look()
+    run.offer(trial.turn_back)
+    try:
+        ended = _watch(run, row, release, trial, Bake(context, release, new))
+    finally:
+        run.offer(None)
+    if ended is not None:
+        trial.clear_up(ended)
+    return ended
+
+
+def _watch(run: Run, row: TransactionRow, release: Release, trial: Trial, bake: Bake) -> TransactionRow | None:
+    context = run.context
     end = context.clock.monotonic() + release.update.bake / 1000
     while True:
         if context.stopping.is_set():
             return None
         if run.cancelled():
-            return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
+            return trial.fail(run.cancelled())
+        trial.look()
         reason = bake.step()
         if reason:
-            return _failed(run, row, reason, on_failure=release.update.on_failure)
+            return _failed(run, row, trial, reason, on_failure=release.update.on_failure)
         if context.clock.monotonic() >= end:
-            return run.move(row, State.HEALTHY)
+            return trial.end(State.HEALTHY)
         run.pause(min(bake.pause(end), 0.5))
 
 
-def _failed(run: Run, row: TransactionRow, reason: str, *, on_failure: OnFailure) -> TransactionRow | None:
+def _failed(
+    run: Run, row: TransactionRow, trial: Trial, reason: str, *, on_failure: OnFailure
+) -> TransactionRow | None:
     if on_failure is OnFailure.ROLLBACK:
-        return run.move(row, State.ROLLING_BACK, reason=reason)
+        return trial.fail(reason)
     run.context.event(
         "transaction.held",
         f"{row.service}: release {row.to_counter} fails its checks and is held, as its spec asks: {reason}",
@@ -48,9 +66,10 @@ def _failed(run: Run, row: TransactionRow, reason: str, *, on_failure: OnFailure
     )
     while not run.context.stopping.is_set():
         if run.cancelled():
-            return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
+            return trial.fail(run.cancelled())
         if run.resumed():
-            return run.move(row, State.HEALTHY, reason=f"kept by an operator although {reason}")
+            return trial.end(State.HEALTHY, f"kept by an operator although {reason}")
+        trial.look()
         run.pause(0.5)
     return None
 

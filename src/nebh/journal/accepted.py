@@ -31,6 +31,10 @@ class Accepted:
         """Remember a value."""
         self._database.write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
 
+    def seq(self) -> int:
+        """Return the number of the newest assignment, alone: `state` reads every release."""
+        return int(self.meta("seq", "0"))
+
     def state(self) -> AcceptedState:
         """Return the floors."""
         read = self._database.read
@@ -45,7 +49,7 @@ class Accepted:
                 name: (snap, stamp) for name, snap, stamp in read("SELECT source, snapshot, timestamp FROM sources")
             },
             online_keys=self.meta("online_keys"),
-            seq=int(self.meta("seq", "0")),
+            seq=self.seq(),
             nonces=frozenset(nonce for (nonce,) in read("SELECT nonce FROM nonces")),
             newest_signed_at=int(self.meta("newest_signed_at", "0")),
             releases=tuple(
@@ -112,6 +116,10 @@ class Accepted:
         """Return the newest accepted policy of a service."""
         body = self._document(f"policy/{service}")
         return None if body is None else codec.decode(body, Policy, what=f"the accepted policy of {service}")
+
+    def has_policy(self, service: str) -> bool:
+        """Tell whether a policy of a service was accepted."""
+        return self._document(f"policy/{service}") is not None
 
     def policies(self) -> dict[str, Policy]:
         """Return the newest accepted policy of every service."""

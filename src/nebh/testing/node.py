@@ -87,6 +87,7 @@ class Node(Cloud):
         self.operator, self.controller = Seed(secrets.token_bytes(32)), Seed(secrets.token_bytes(32))
         self.cluster_id = secrets.token_hex(16)
         self.node_id = ""
+        self.submitted = b""
         self.log = folder / "executor.log"
         self.trace = folder / "trace"
         self._root, self.words = b"", ""
@@ -388,7 +389,8 @@ class Node(Cloud):
         return nonce
 
     def submit(self, kind: str, envelope: bytes = b"") -> None:
-        """Hand something to the executor; that it dies meanwhile is fine."""
+        """Hand something to the executor; that it dies meanwhile is fine. `submitted` is what was handed in last."""
+        self.submitted = envelope
         with contextlib.suppress(NebhError):
             self.ask({"op": "submit", "kind": kind, "source": "controller"}, envelope)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from nebh.model.service import Update
 from nebh.model.statement import Outcome, Phase
-from nebh.testing.crash.site import BAD, GOOD, VICTIMS, Site
+from nebh.testing.crash.site import BAD, GOOD, NEVER_READY, VICTIMS, Site
 from nebh.testing.invariants import find_instant_faults, wait_until, wait_whole
 from nebh.testing.journal_view import Floors, floors_of, open_journal
 
 STATES = ("ASSIGNED", "PREPARING", "PREPARED", "STARTING", "CHECKING", "HEALTHY", "ROLLING_BACK")
+_BACK = tuple(f"{name}.{side}" for name in ("back.switch", "back.endpoints") for side in ("before", "after"))
 POINTS: dict[str, tuple[str, ...]] = {
     "ASSIGNED": ("state.preparing.before",),
     "PREPARING": (
@@ -39,11 +40,13 @@ POINTS: dict[str, tuple[str, ...]] = {
         "state.checking.after",
         *(f"{name}.{side}" for name in ("cutover.names", "cutover.record") for side in ("before", "after")),
         "state.healthy.before",
+        "state.rolling_back.before",
+        *_BACK,
     ),
     "HEALTHY": ("state.healthy.after", "state.committed.before"),
     "ROLLING_BACK": (
         "state.rolling_back.after",
-        *(f"{name}.{side}" for name in ("back.switch", "back.endpoints") for side in ("before", "after")),
+        *_BACK,
         "state.rolled_back.before",
     ),
     "": (
@@ -126,7 +129,7 @@ def plan_shots(rng: random.Random) -> Iterator[Shot]:
         kind = rng.random()
         victim = rng.choice(VICTIMS)
         if kind < 0.30:
-            work = rng.choice(("deploy", "rollback", "scale", "restart", "fail"))
+            work = rng.choice(("deploy", "rollback", "scale", "restart", "fail", "unready"))
             yield Shot(victim, "", work, rng.random(), reboot=rng.random() < 0.5)
         elif kind < 0.38:
             yield _shot(rng, "", victim)
@@ -138,6 +141,8 @@ def _shot(rng: random.Random, state: str, victim: str) -> Shot:
     point = rng.choice(POINTS[state])
     work = rng.choice(("deploy", "deploy", "rollback", "restart"))
     if state == "ROLLING_BACK":
+        work = "unready"  # one that was on trial is journalled as ROLLED_BACK at once
+    elif point in (*_BACK, "state.rolling_back.before"):
         work = "fail"
     elif point.startswith(ONLY_NEW):
         work = "deploy"
@@ -207,7 +212,10 @@ class Campaign:
         if work == "deploy":
             target = site.publish(update=update)
         elif work == "fail":
-            target = site.publish(update=Update(bake=5000, checks=(BAD,), drain=1000))
+            # so long: while there is no agent no check of it can fail
+            target = site.publish(update=Update(bake=30_000, checks=(BAD,), drain=1000))
+        elif work == "unready":
+            target = site.publish(update=update, health=NEVER_READY)
         elif work == "rollback":
             target = self._earlier[-1]
         else:
@@ -270,7 +278,7 @@ class Campaign:
                 self._earlier = [one for one in (*self._earlier, self._good) if one != target][-2:]
             self._good, self._replicas = target, self._wanted
         assert (service.counter, service.replicas) == (self._good, self._replicas), (outcome, service)
-        if shot.work == "fail":
+        if shot.work in ("fail", "unready"):
             assert outcome is not Outcome.COMMITTED, nonce
         status, body = site.get("/", host="web.example", timeout=30)
         assert (status, body.strip()) == (200, f'{{"version": "v{self._good}"}}'), (status, body, self._good)

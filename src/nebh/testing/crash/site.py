@@ -15,7 +15,7 @@ from nebh.host.namespaces import CLONE_NEWNET, setns
 from nebh.model import api
 from nebh.model.errors import NebhError
 from nebh.model.release import Release
-from nebh.model.service import Check, CheckKind, Update
+from nebh.model.service import Check, CheckKind, Health, Update
 from nebh.model.statement import Phase
 from nebh.signing.wish import Wish
 from nebh.testing.attacks import Attacker
@@ -28,6 +28,8 @@ from nebh.testing.tiny_service import HOST, write_service
 VICTIMS = ("agent", "executor", "controller", "conmon", "haproxy", "everything")
 GOOD = Check(name="good", kind=CheckKind.HTTP, port=8080, path="/index.html", interval=100, timeout=20_000)
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/missing", interval=100, timeout=20_000, failures=1)
+READY = Health(startup_timeout=20_000, readiness=GOOD)
+NEVER_READY = Health(startup_timeout=500, readiness=BAD)
 _MORE = "replicas: {count: 1, min: 1, max: 3}\n"
 
 
@@ -83,13 +85,14 @@ class Site(Cloud):
 
     # wishes
 
-    def publish(self, *, update: Update, page: str = "") -> int:
+    def publish(self, *, update: Update, page: str = "", health: Health = READY) -> int:
         """Sign and publish the next release, as an operator's computer does; return its counter."""
         image = self.operator.upload_image(page or page_of(self.newest + 1))
         made: list[Release] = []
 
         def make(state: object) -> Wish:
-            made.append(self.operator.next_release(state, images={"main": image}, update=update))  # type: ignore[arg-type]
+            fields = {"images": {"main": image}, "update": update, "health": health}
+            made.append(self.operator.next_release(state, **fields))  # type: ignore[arg-type]
             return Wish(releases=(made[-1],))
 
         self.operator.publish(make)
