@@ -13,11 +13,12 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nebh.host import namespaces, processes
+from nebh.host import membership, namespaces, processes
 from nebh.host.cgroups import hybrid_unified
 from nebh.host.run import Command, CommandFailed, Result, environment
 from nebh.host.spawn import Reply, encode_command, judge_outcome, run_encoded
@@ -25,15 +26,19 @@ from nebh.host.worker import Worker
 from nebh.model.errors import Failed, NebhError
 
 UID_RANGE = 65_536
+_CLONED = "_LIBCONTAINER_CLONED_BINARY"
+_MOST_USERNS = 256
 _children: set[int] = set()  # of the launcher process: one launcher, one process
+_userns_made: dict[int, int] = {}  # by their first id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A conmon to start. tree is shown at `root`, its ids mapped from `uid_base` on; cgroups: folders conmon enters;
-    output: file for what conmon itself says."""
+    """A conmon to start, which calls `runtime`. tree is shown at `root`, its ids mapped from `uid_base` on; cgroups:
+    folders conmon enters; output: file in the bundle for what conmon itself says."""
 
     argv: tuple[str, ...]
+    runtime: str
     tree: str
     root: str
     uid_base: int
@@ -43,7 +48,7 @@ class Launch:
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
     """Fork the launcher from the (single-threaded) executor, in the namespaces its containers' conmons should have."""
-    handlers = {"launch": _launch, "start": _start, "reap": _reap, "probe": _probe}
+    handlers = {"launch": _launch, "start": _start, "probe": _probe}
     return Worker.fork("launcher", handlers, setup=_setup, keep_fds=keep_fds)
 
 
@@ -56,21 +61,24 @@ def probe_idmap(worker: Worker, tree: Path) -> str:
     return ""
 
 
-def launch(worker: Worker, plan: Launch, *, timeout: float) -> int:
+def launch(worker: Worker, plan: Launch, *, write_bundle: Callable[[], None], timeout: float) -> int:
     """Start conmon, wait for `crun create` to end and return the pid of the container's first process.
 
+    write_bundle writes what crun reads, config.json above all, while conmon comes up. A conmon that loses us goes on
+    as soon as its start pipe closes: so there is nothing to create before it is in its cgroups.
     Raises Failed with what crun said, or when it took longer than `timeout` seconds.
     """
     _, (sync, start) = worker.call("launch", asdict(plan))
     try:
+        write_bundle()
         os.write(start, b"\n")
+        membership.wait_ahead()  # crun would, with nothing beside it
         line = _read_line(sync, timeout=timeout)
     except BrokenPipeError as error:
         raise Failed(f"cannot start conmon: {_tail(plan.output)}") from error
     finally:
         os.close(sync)
         os.close(start)
-        worker.call("reap")
     if not line:
         raise Failed(f"cannot create the container: conmon ended without a word: {_tail(plan.output)}")
     answer = json.loads(line)
@@ -87,13 +95,13 @@ def run_beside(worker: Worker, command: Command) -> Result:
         line = _read_line(answer, timeout=(command.timeout or 3600.0) + 5.0)
     finally:
         os.close(answer)
-        worker.call("reap")
     if not line:
         raise CommandFailed(command, status=None, stderr="its helper ended without a word")
     return judge_outcome(command, json.loads(line))
 
 
 def _setup() -> None:
+    signal.signal(signal.SIGCHLD, lambda *_: _reap())
     os.umask(0o022)  # crun walks to bundle and root as the mapped root: folders need o+x
     namespaces.private_mounts()
     # crun gives its stdin, /dev/null, to the container's user, who could then close the host's to everybody
@@ -105,61 +113,106 @@ def _setup() -> None:
 
 
 def _launch(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
-    _reap({}, ())
+    """Start conmon. It waits at its start pipe while it is put in its cgroups: what it forks is in them too."""
     plan = Launch(**{**args, "argv": tuple(args["argv"]), "cgroups": tuple(args["cgroups"])})
-    sync, start, errors = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        _become_conmon(plan, sync=sync[1], start=start[0], errors=errors[1])
-    _children.add(child)
-    for descriptor in (sync[1], start[0], errors[1]):
-        os.close(descriptor)
-    with os.fdopen(errors[0], "rb") as file:
-        problem = file.read().decode(errors="replace")
-    if problem:
+    sync, start = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    try:
+        conmon, entered = _spawn_conmon(plan, sync=sync[1], start=start[0])
+        try:
+            if not entered:
+                membership.enter(tuple(map(Path, plan.cgroups)), conmon)
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # no CAP_SYS_RESOURCE; it has ended
+                Path(f"/proc/{conmon}/oom_score_adj").write_text("-1000", encoding="ascii")
+        except BaseException:
+            os.kill(conmon, signal.SIGKILL)
+            raise
+        finally:
+            _children.add(conmon)  # only now: what is collected has no pid to give to others
+            _reap()
+    except BaseException as error:
         os.close(sync[0])
         os.close(start[1])
-        raise Failed(f"cannot create the container: {problem}")
-    return Reply(result=child, fds=(sync[0], start[1]))
+        raise Failed(f"cannot create the container: {error}") from error
+    finally:
+        os.close(sync[1])
+        os.close(start[0])
+    return Reply(result=conmon, fds=(sync[0], start[1]))
 
 
-def _become_conmon(plan: Launch, *, sync: int, start: int, errors: int) -> None:
-    """Turn a forked child into conmon. It has no PDEATHSIG: it must outlive us."""
-    try:
-        os.setsid()
-        namespaces.private_mounts()
-        userns = namespaces.make_userns(base=plan.uid_base, size=UID_RANGE)
+def _spawn_conmon(plan: Launch, *, sync: int, start: int) -> tuple[int, bool]:
+    """Start conmon in a mount namespace of its own and, if that is possible, in its cgroups; return its pid and
+    whether it is in them. It has no PDEATHSIG: it must outlive us.
+
+    posix_spawn, because a fork copies all page tables of Python, and then the pages both go on to write. So it is we
+    who enter the namespace and the cgroups, and come back.
+    """
+    userns = _userns(plan.uid_base)
+    with contextlib.ExitStack() as stack:
+        nothing = _open(stack, "/dev/null", os.O_RDWR)
+        output = _open(stack, plan.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+        stack.enter_context(_mounts_of_its_own())
         namespaces.bind_idmapped(Path(plan.tree), Path(plan.root), userns=userns)
-        for folder in plan.cgroups:
-            (Path(folder) / "cgroup.procs").write_text(f"{os.getpid()}\n", encoding="ascii")
-        with contextlib.suppress(PermissionError):  # needs CAP_SYS_RESOURCE
-            Path("/proc/self/oom_score_adj").write_text("-1000", encoding="ascii")
-        nothing = os.open("/dev/null", os.O_RDWR)
-        output = os.open(plan.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        os.dup2(nothing, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
+        # crun would first make this mount by itself and execute itself anew from it; elsewhere the variable has no say
+        namespaces.bind_readonly(Path(plan.runtime).resolve())
         os.chdir(Path(plan.output).parent)  # conmon leaves a file `oom` wherever it stands
         os.set_inheritable(sync, True)
         os.set_inheritable(start, True)
-        env = environment({"_OCI_SYNCPIPE": str(sync), "_OCI_STARTPIPE": str(start)})
-        os.execve(plan.argv[0], plan.argv, env)  # noqa: S606 - no shell is the point
-    except BaseException as error:
-        os.write(errors, str(error).encode())
+        entered = stack.enter_context(membership.inside(tuple(map(Path, plan.cgroups))))
+        conmon = os.posix_spawn(
+            plan.argv[0],
+            plan.argv,
+            environment({"_OCI_SYNCPIPE": str(sync), "_OCI_STARTPIPE": str(start), _CLONED: "1"}),
+            file_actions=[(os.POSIX_SPAWN_DUP2, *pair) for pair in ((nothing, 0), (output, 1), (output, 2))],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD),
+        )
+    return conmon, entered
+
+
+def _open(stack: contextlib.ExitStack, path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _mounts_of_its_own() -> Iterator[None]:
+    """Be in a new mount namespace for a moment: what is started there stays in it."""
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        namespaces.private_mounts()
+        yield
     finally:
-        os._exit(127)
+        _go_home(home)
+        os.close(home)
+
+
+def _go_home(mounts: int) -> None:
+    try:
+        namespaces.setns(mounts, namespaces.CLONE_NEWNS)
+    except OSError:
+        os._exit(1)  # in a container's namespace we would be of no use: our parent starts us anew
+
+
+def _userns(base: int) -> int:
+    """Return a user namespace for the ids from `base` on, made once: it holds no process, it is a table of ids."""
+    if base not in _userns_made:
+        while len(_userns_made) >= _MOST_USERNS:
+            os.close(_userns_made.pop(next(iter(_userns_made))))
+        _userns_made[base] = namespaces.make_userns(base=base, size=UID_RANGE)
+    return _userns_made[base]
 
 
 def _start(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
-    _reap({}, ())
+    _reap()
     reading, writing = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         try:
             namespaces.die_with_parent(parent=parent)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(reading)
             namespaces.become_subreaper()
             answer = json.dumps(run_encoded(args)).encode() + b"\n"
@@ -185,7 +238,7 @@ def _probe(args: dict[str, Any], _fds: tuple[int, ...]) -> None:
         os.close(userns)
 
 
-def _reap(_args: dict[str, Any], _fds: tuple[int, ...]) -> None:
+def _reap() -> None:
     # by pid, not -1: a command that `run` waits for is not ours to collect
     for pid in tuple(_children):
         with contextlib.suppress(ChildProcessError):

@@ -107,12 +107,19 @@ class ContainerRig:
         self.launcher = fork_launcher()
         self.driver = CrunContainers(folders=self.folders, cgroups=self.cgroups, launcher=self.launcher)
 
-    def plan(self, instance: str, *argv: str, policy: Policy | None = None, log_bytes: int = 1 << 20) -> ContainerPlan:
-        """Return the plan of a container that runs `argv`."""
+    def plan(
+        self,
+        instance: str,
+        *argv: str,
+        policy: Policy | None = None,
+        log_bytes: int = 1 << 20,
+        uid_base: int = UID_BASE,
+    ) -> ContainerPlan:
+        """Return the plan of a container that runs `argv`; each service has a uid_base of its own."""
         facts = InstanceFacts(
             instance=instance,
             replica=0,
-            uid_base=UID_BASE,
+            uid_base=uid_base,
             root=self.folders.root(instance),
             netns="",
             cgroup=self.cgroups.path_of(instance),
@@ -126,7 +133,7 @@ class ContainerRig:
             instance=instance,
             tree=self.tree,
             config=render_config(policy or sample_policy(), sample_release(*argv), facts),
-            uid_base=UID_BASE,
+            uid_base=uid_base,
             etc_files={
                 "resolv.conf": b"nameserver 10.0.0.1\n",
                 "hosts": b"127.0.0.1 localhost\n",

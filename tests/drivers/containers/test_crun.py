@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nebh.host import processes
+from nebh.host import membership, processes
+from nebh.host.cgroups import CONTROLLERS
 from nebh.model.errors import Failed
 from nebh.model.instance import Status
 from nebh.model.service import Limits
@@ -42,12 +43,14 @@ def wait(condition, *, seconds=60):
 
 
 def our_processes(folder):
-    """Live processes that name the folder or run as a container's user."""
+    """Live processes that name the folder or run as a container's user, but for containers of other rigs."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and processes.identify(int(entry.name)):
             try:
-                if str(folder).encode() in (entry / "cmdline").read_bytes() or entry.stat().st_uid >= UID_BASE:
+                group = (entry / "cgroup").read_text()
+                contained = entry.stat().st_uid >= UID_BASE and ("/nt-" not in group or folder.parent.name in group)
+                if contained or str(folder).encode() in (entry / "cmdline").read_bytes():
                     found.add(int(entry.name))
             except OSError:
                 continue
@@ -191,6 +194,30 @@ def test_a_kill_during_create_leaves_all_or_nothing(rig):
         assert not our_processes(rig.folders.bundles)
 
 
+def test_a_kill_before_there_is_a_bundle_leaves_nothing_to_start(rig):
+    other = ContainerRig(rig.folder)
+    child = os.fork()
+    if child == 0:
+        other.driver._write_bundle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        other.driver.create(rig.plan(ONE, "/bin/sleep", "60"))
+    launcher = processes.identify(other.launcher.pid)
+    os.waitpid(child, 0)
+    other.launcher.close()
+    assert processes.wait_end(launcher, seconds=3)
+    wait(lambda: not our_processes(rig.folders.bundles))  # conmon has gone on, and found nothing
+    assert rig.driver.observe(ONE).status is Status.ABSENT
+    rig.driver.delete(ONE)
+    assert rig.driver.list() == ()
+
+
+def test_a_bundle_that_cannot_be_written_leaves_nothing(rig):
+    plan = rig.plan(ONE, "/bin/true")
+    with pytest.raises(FileNotFoundError):
+        rig.driver.create(type(plan)(**{**vars(plan), "etc_files": {"no/folder": b""}}))
+    assert rig.driver.list() == ()
+    assert not our_processes(rig.folders.bundles)
+
+
 def test_nothing_is_left(rig):
     rig.driver.create(rig.plan(ONE, "/bin/sh", "-c", "sleep 60 & sleep 60 & sleep 60"))
     rig.driver.start(ONE)
@@ -198,7 +225,8 @@ def test_nothing_is_left(rig):
     rig.driver.delete(ONE)
     assert not our_processes(rig.folders.bundles)
     assert rig.driver.list() == ()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{rig.folder.name}/**/{ONE}"))
+    groups = [folder for folder, _, _ in os.walk("/sys/fs/cgroup")]  # Path.glob fails when others vanish meanwhile
+    assert not [folder for folder in groups if rig.folder.name in folder and folder.endswith(ONE)]
     kept = {path.name for path in rig.folder.rglob("*") if ONE in str(path) and "tree" not in path.parts}
     assert kept == {ONE, "ctr.log", "ctr.log.live"}
     unified = Path("/sys/fs/cgroup/unified")
@@ -217,6 +245,62 @@ def test_a_dead_conmon_is_seen(rig):
     assert (found.status, found.exit_code, rig.driver.watch(ONE)) == (Status.RUNNING, None, -1)
     rig.driver.delete(ONE)
     assert not our_processes(rig.folders.bundles)
+
+
+def test_conmon_is_in_groups_of_its_own(rig):
+    assert conmon_groups(rig) == {f"/{rig.folder.name}/conmon/{ONE}"}
+    assert f"/{rig.folder.name}" not in Path(f"/proc/{rig.launcher.pid}/cgroup").read_text()
+
+
+def test_conmon_is_in_them_where_only_a_move_by_pid_is_possible(short_folder, monkeypatch):
+    monkeypatch.setattr(membership, "_homes", dict)  # as on version 2; the launcher inherits it
+    rig = ContainerRig(short_folder)
+    try:
+        assert conmon_groups(rig) == {f"/{rig.folder.name}/conmon/{ONE}"}
+    finally:
+        rig.close()
+
+
+def conmon_groups(rig):
+    """Start a container; return the groups its conmon is in, of the controllers that we use."""
+    rig.driver.create(rig.plan(ONE, "/bin/sleep", "60"))
+    rig.driver.start(ONE)
+    conmon = int((rig.folders.bundle(ONE) / "conmon.pid").read_text())
+    lines = [line.split(":", 2) for line in Path(f"/proc/{conmon}/cgroup").read_text().splitlines()]
+    used = [path for _, names, path in lines if set(names.split(",")) & set(CONTROLLERS)]
+    return set(used or [lines[0][2]])
+
+
+def test_nobody_in_a_container_could_write_to_crun(rig):
+    rig.driver.create(rig.plan(ONE, "/bin/sleep", "60"))
+    conmon = int((rig.folders.bundle(ONE) / "conmon.pid").read_text())
+    mounts = [line.split() for line in Path(f"/proc/{conmon}/mountinfo").read_text().splitlines()]
+    options = [words[5] for words in mounts if words[4] == str(Path("/usr/bin/crun").resolve())]
+    assert [one.split(",")[0] for one in options] == ["ro"]
+    # crun's own process, as it waits to become the container's: what a container could get hold of
+    program = os.open(f"/proc/{rig.driver.observe(ONE).pid}/exe", os.O_PATH)
+    try:
+        assert os.fstatvfs(program).f_flag & os.ST_RDONLY
+    finally:
+        os.close(program)
+
+
+def test_a_conmon_that_cannot_be_started_leaves_the_launcher_as_it_was(rig):
+    def view():
+        links = [Path(f"/proc/{rig.launcher.pid}/{name}") for name in ("ns/mnt", "cwd")]
+        mounts = Path(f"/proc/{rig.launcher.pid}/mountinfo").read_text().splitlines()
+        ours = [line for line in mounts if rig.folder.name in line or "crun" in line]  # others come and go
+        return [str(link.readlink()) for link in links], Path(f"/proc/{rig.launcher.pid}/cgroup").read_text(), ours
+
+    rig.driver.create(rig.plan(ONE, "/bin/true"))
+    before, descriptors = view(), len(list(Path(f"/proc/{rig.launcher.pid}/fd").iterdir()))
+    rig.driver._conmon = "/none/conmon"
+    with pytest.raises(Failed, match="No such file"):
+        rig.driver.create(rig.plan(ONE, "/bin/true"))
+    assert view() == before
+    assert len(list(Path(f"/proc/{rig.launcher.pid}/fd").iterdir())) == descriptors
+    rig.driver._conmon = "/usr/bin/conmon"
+    assert rig.driver.create(rig.plan(ONE, "/bin/true")).status is Status.CREATED
 
 
 def test_without_the_fifo_it_starts_by_crun(rig):

@@ -22,6 +22,7 @@ import stat
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class CrunContainers:
         self.delete(plan.instance)
         bundle = self._folders.bundle(plan.instance)
         try:
-            self._write_bundle(plan, bundle)
+            self._make_folders(plan, bundle)
             self._launch(plan, bundle)
             point("container.create.after")
         except BaseException:
@@ -258,18 +259,20 @@ class CrunContainers:
         """Remove the logs of a deleted container."""
         _remove_folder(self._folders.logs / instance)
 
-    def _write_bundle(self, plan: ContainerPlan, bundle: Path) -> None:
+    def _make_folders(self, plan: ContainerPlan, bundle: Path) -> None:
         for folder in (bundle, bundle / "etc", bundle / "rootfs"):
             folder.mkdir()
             folder.chmod(0o711)
+        for folder in (self._folders.logs / plan.instance, self._folders.run / "persist" / plan.instance):
+            folder.mkdir(exist_ok=True)
+
+    def _write_bundle(self, plan: ContainerPlan, bundle: Path) -> None:
         for name, data in plan.etc_files.items():
             write_atomic(bundle / "etc" / name, data, mode=0o644, durable=False)
         config = _fit_rlimits(json.loads(plan.config))
-        write_atomic(bundle / "config.json", json.dumps(config).encode(), mode=0o600, durable=False)
         kept = {"uid_base": plan.uid_base, "log_bytes": plan.log_bytes, "log_files": plan.log_files}
         write_atomic(bundle / _PLAN, json.dumps(kept).encode(), mode=0o600, durable=False)
-        for folder in (self._folders.logs / plan.instance, self._folders.run / "persist" / plan.instance):
-            folder.mkdir(exist_ok=True)
+        write_atomic(bundle / "config.json", json.dumps(config).encode(), mode=0o600, durable=False)
 
     def _launch(self, plan: ContainerPlan, bundle: Path) -> None:
         run, name = self._folders.run, plan.instance
@@ -285,13 +288,14 @@ class CrunContainers:
         )
         order = Launch(
             argv=argv,
+            runtime=self._crun,
             tree=str(plan.tree),
             root=self._folders.root(name),
             uid_base=plan.uid_base,
             cgroups=tuple(str(folder) for folder in self._cgroups.enter_conmon(name)),
             output=str(bundle / "conmon.log"),
         )
-        launch(self._launcher, order, timeout=_SLOW)
+        launch(self._launcher, order, write_bundle=partial(self._write_bundle, plan, bundle), timeout=_SLOW)
 
     def _let_go(self, instance: str, found: Observed) -> None:
         """Start by the FIFO that crun's init waits at (0.05 ms instead of 5 for `crun start`)."""
