@@ -15,7 +15,8 @@ import pytest
 from nebh.testing.guest import QEMU, Guest, choose_acceleration, find_image
 from nebh.testing.guest_cloud import GuestCloud
 
-CACHE = Path(__file__).parents[2] / "build" / "guest"
+HOUSE = Path(__file__).parents[2]
+CACHE = HOUSE / "build" / "guest"
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +26,13 @@ def machine() -> Iterator[GuestCloud]:
     missing = [name for name in (QEMU, "mmdebstrap", "mke2fs", "ssh") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (packaging/packages.sh guest test)")
-    image = find_image(CACHE)
+    image = find_image(CACHE, house=HOUSE)
     acceleration, why = choose_acceleration(image)
     sys.stderr.write(f"\nthe guest runs with -accel {acceleration}: {why}\n")
     folder = Path("/var/tmp") / f"nt-{secrets.token_hex(3)}"
     try:
         with Guest(folder, image=image, acceleration=acceleration) as guest:
-            yield GuestCloud(guest)
+            yield GuestCloud(guest, house=HOUSE)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

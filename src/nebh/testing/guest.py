@@ -24,7 +24,6 @@ from nebh.host.run import Command, CommandFailed, Result, Started, TimeoutExpire
 from nebh.model.errors import Failed
 
 QEMU = "qemu-system-x86_64"
-HOUSE = Path(__file__).parents[3]
 RECIPE = (
     *("tests/guest/image.sh", "tests/fresh/archives.sh"),
     *("packaging/packages.sh", "packaging/tree.sh", "requirements/runtime.txt"),
@@ -35,19 +34,19 @@ _ANY = tuple(range(256))
 _EARLY = b"Linux version"
 
 
-def image_key() -> str:
-    """Return a name for the disk image, made of all it is made from."""
-    parts = b"".join((HOUSE / name).read_bytes() for name in RECIPE)
+def image_key(house: Path) -> str:
+    """Return a name for the disk image, made of all it is made from. house: the checkout."""
+    parts = b"".join((house / name).read_bytes() for name in RECIPE)
     return hashlib.sha256(parts).hexdigest()[:16]
 
 
-def find_image(cache: Path) -> Path:
+def find_image(cache: Path, *, house: Path) -> Path:
     """Return the folder of the guest's image, making it the first time and after a change of its recipe (about three
     minutes). Raises CommandFailed."""
-    folder = cache / image_key()
+    folder = cache / image_key(house)
     if not (folder / "disk.ext4").exists():
         shutil.rmtree(cache, ignore_errors=True)
-        run(Command(argv=(str(HOUSE / "tests/guest/image.sh"), str(folder)), env=_reach(), timeout=900.0))
+        run(Command(argv=(str(house / "tests/guest/image.sh"), str(folder)), env=_reach(), timeout=900.0))
     return folder
 
 
@@ -177,12 +176,12 @@ class Guest:
         """Write a file in the guest."""
         self._ssh(f"mkdir -p $(dirname {path}) && cat > {path} && chmod {mode} {path}", stdin=data)
 
-    def bring_sources(self, place: str = "/root/nebh") -> None:
-        """Put this checkout's sources there, as a clone would."""
+    def bring_sources(self, house: Path, place: str = "/root/nebh") -> None:
+        """Put a checkout's sources there, as a clone would."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
             for name in SOURCES:
-                archive.add(HOUSE / name, arcname=name, filter=_no_caches)
+                archive.add(house / name, arcname=name, filter=_no_caches)
         self._ssh(f"mkdir -p {place} && tar -C {place} --no-same-owner -xzf -", stdin=buffer.getvalue())
 
     def _ssh(self, line: str, *, stdin: bytes, accept: tuple[int, ...] = (0,), timeout: float = PATIENCE) -> Result:

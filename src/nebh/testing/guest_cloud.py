@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nebh.model.errors import NebhError
@@ -54,14 +55,14 @@ _APPLETS = ("httpd", "sh", "cat", "seq", "sleep", "tail")
 class GuestCloud:
     """See above."""
 
-    def __init__(self, guest: Guest) -> None:
-        self.guest = guest
+    def __init__(self, guest: Guest, *, house: Path) -> None:
+        self.guest, self._house = guest, house
 
     # programs
 
     def install(self) -> str:
         """`make install` and `nebh up`, as the README says; return what they printed."""
-        self.guest.bring_sources()
+        self.guest.bring_sources(self._house)
         said = self.guest.text("cd /root/nebh && make install 2>&1", timeout=900.0)
         # Without a terminal nobody can read the recovery words from it.
         return said + self.guest.text("nebh up --words-file /root/words 2>&1", timeout=900.0)
