@@ -33,6 +33,9 @@ def main() -> int:
         except AssertionError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
     print(tally.table())
     if options.out:
         Path(options.out).write_text(tally.table() + "\n")
