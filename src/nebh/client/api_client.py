@@ -15,7 +15,6 @@ from nebh.host.channels import Closed
 from nebh.model import api
 from nebh.model.errors import BadInput, NebhError, NotFound, Unreachable
 from nebh.wire import codec, failures
-from nebh.wire.challenge import challenge
 
 T = TypeVar("T")
 Sign = Callable[[bytes], tuple[str, bytes]]
@@ -259,6 +258,8 @@ class Client:
 
     def _enter(self) -> None:
         """Get a token: sign the controller's nonce."""
+        from nebh.wire.challenge import challenge
+
         assert self._login is not None
         nonce = self._post("/v1/nonces", {}, api.Nonce, token=False).nonce
         key, signature = self._login.sign(challenge(kind=self._login.kind, nonce=nonce))

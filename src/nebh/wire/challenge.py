@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebh.model.api import Who
+from nebh.model.api.who import Who
 
 
 def challenge(*, kind: Who, nonce: str) -> bytes:

@@ -12,8 +12,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nebh.model.api.access import Health, Nonce, Token, TokenRequest, Who
-    from nebh.model.api.deploying import Deployment, DeploymentRequest, DeploymentState, Relayed, Signed
+    from nebh.model.api.access import Health, Nonce, Token, TokenRequest
+    from nebh.model.api.asking import DeploymentRequest, Relayed, Signed
+    from nebh.model.api.deploying import Deployment, DeploymentState
     from nebh.model.api.events import Events
     from nebh.model.api.happening import (
         History,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         NodeReceipt,
         Receipts,
     )
+    from nebh.model.api.listing import Nodes, Releases, ReleaseView, Services
     from nebh.model.api.polling import (
         NumberedOrder,
         NumberedReceipt,
@@ -34,45 +36,20 @@ if TYPE_CHECKING:
         ReportRequest,
     )
     from nebh.model.api.publishing import Digests, Published, PublishRequest, Stored
-    from nebh.model.api.standing import (
-        Allocation,
-        NodeReport,
-        Nodes,
-        NodeView,
-        Releases,
-        ReleaseView,
-        Services,
-        ServiceView,
-        Status,
-    )
+    from nebh.model.api.standing import Allocation, NodeReport, NodeView, ServiceView, Status
+    from nebh.model.api.who import Who
 
 _NAMES = {
-    "access": ("Health", "Nonce", "Token", "TokenRequest", "Who"),
-    "publishing": ("Digests", "PublishRequest", "Published", "Stored"),
-    "deploying": ("Deployment", "DeploymentRequest", "DeploymentState", "Relayed", "Signed"),
+    "access": ("Health", "Nonce", "Token", "TokenRequest"),
+    "asking": ("DeploymentRequest", "Relayed", "Signed"),
+    "deploying": ("Deployment", "DeploymentState"),
     "events": ("Events",),
-    "happening": (
-        "History",
-        "HistoryEntry",
-        "LogLine",
-        "LogPage",
-        "LogReply",
-        "LogRequest",
-        "NodeReceipt",
-        "Receipts",
-    ),
-    "standing": (
-        "Allocation",
-        "NodeReport",
-        "NodeView",
-        "Nodes",
-        "ReleaseView",
-        "Releases",
-        "ServiceView",
-        "Services",
-        "Status",
-    ),
+    "happening": ("History", "HistoryEntry", "LogLine", "LogPage", "LogReply", "LogRequest", "NodeReceipt", "Receipts"),
+    "listing": ("Nodes", "ReleaseView", "Releases", "Services"),
     "polling": ("NumberedOrder", "NumberedReceipt", "PollAnswer", "PollRequest", "ReportAnswer", "ReportRequest"),
+    "publishing": ("Digests", "PublishRequest", "Published", "Stored"),
+    "standing": ("Allocation", "NodeReport", "NodeView", "ServiceView", "Status"),
+    "who": ("Who",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [

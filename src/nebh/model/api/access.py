@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Who(StrEnum):
-    """Who calls: proven by signing the controller's nonce. Everybody is also nobody."""
-
-    NOBODY = "nobody"
-    NODE = "node"
-    OPERATOR = "operator"
+from nebh.model.api.who import Who
 
 
 @dataclass(frozen=True, kw_only=True)

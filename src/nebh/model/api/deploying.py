@@ -1,4 +1,4 @@
-"""What operators ask for. Shapes and units: `nebh.model.api`."""
+"""How far what was asked for is. Shapes and units: `nebh.model.api`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from nebh.model.running import Phase
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeploymentRequest:
-    """Ask for a release to run (or prepare, restart, withdraw). replicas: over all nodes. supersede: take the place of
-    an open deployment (rollback, abort)."""
-
-    counter: int
-    epoch: int
-    replicas: int
-    phase: Phase
-    nonce: str
-    supersede: bool = False
 
 
 class DeploymentState(StrEnum):
@@ -50,18 +37,3 @@ class Deployment:
     ended_at: int = 0
     nodes: dict[str, str] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Signed:
-    """One signed envelope, untouched: canonical bytes in base64."""
-
-    envelope: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Relayed:
-    """An order was stored for these nodes (names)."""
-
-    order: int
-    nodes: tuple[str, ...]
