@@ -7,7 +7,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nebh.model.service import Update
@@ -87,6 +87,17 @@ class Tally:
     back: list[float] = field(default_factory=list)
     requests: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def sum(cls, tallies: Iterable[Tally]) -> Tally:
+        """Return what happened in several clouds together, with the seed of the first."""
+        first, *others = tallies
+        for other in others:
+            for name in ("cells", "works", "outcomes", "points", "failed"):
+                getattr(first, name).update(getattr(other, name))
+            first.back += other.back
+            first.requests += other.requests
+        return first
 
     @property
     def kills(self) -> int:
