@@ -98,6 +98,7 @@ def test_one_commit_holds_the_command_and_the_end_and_comes_after_the_switch(ben
     with pytest.raises(Refused) as refusal:
         bench.executor.intake.assignment(envelope)
     assert refusal.value.rule == "assignment.seq"
+    assert Outcome.REFUSED not in bench.outcomes(nonce), "an agent that asks again must not belie what came of it"
 
 
 def test_a_command_that_is_not_the_controllers_turns_nothing_back(bench):

@@ -52,16 +52,16 @@ class Intake:
     def assignment(self, envelope: bytes) -> None:
         """Take a controller's choice. Raises BadInput, Refused; a refusal is also receipted."""
         wish = self._peek(envelope, "assignment", Assignment)
-        with self._refusing(wish):
+        with self._refusing(wish, envelope):
             self._check(envelope, wish)
         marks.mark("intake.checked")
         with self._lock:
             # again: the same bytes may have come twice at once
-            with self._refusing(wish):
+            with self._refusing(wish, envelope):
                 self._check_number(wish)
             if self._turns_back(wish, envelope):
                 return
-            with self._refusing(wish), self._context.database.atomically():
+            with self._refusing(wish, envelope), self._context.database.atomically():
                 self._keep(wish, envelope)
                 under_way = self._context.work.open_transaction(wish.service) is not None
                 if under_way:  # in the same commit: whoever has it go back waits for one less
@@ -144,14 +144,18 @@ class Intake:
             raise
 
     @contextlib.contextmanager
-    def _refusing(self, wish: Assignment) -> Iterator[None]:
+    def _refusing(self, wish: Assignment, envelope: bytes) -> Iterator[None]:
         try:
             yield
         except Refused as error:
-            self._refuse(wish, error)
+            kept = self._context.work.service(wish.service)
+            again = kept is not None and kept.assignment == base64.b64encode(envelope).decode()
+            self._refuse(wish, error, again=again)
             raise
 
-    def _refuse(self, wish: Assignment | Order, error: Refused) -> None:
+    def _refuse(self, wish: Assignment | Order, error: Refused, *, again: bool = False) -> None:
+        """Tell of a refusal. again: this very statement was taken before (an agent that heard no answer in time offers
+        it once more), so what came of it is receipted, and a second verdict would belie the first."""
         if isinstance(wish, Order):
             kind, what, counter = "order", f"an order to {wish.action.value}", 0
         else:
@@ -159,11 +163,13 @@ class Intake:
         self._context.event(
             f"{kind}.refused",
             f"{wish.service}: {what} was refused: {error}",
-            severity=Severity.ALARM,
+            severity=Severity.WARNING if again else Severity.ALARM,
             service=wish.service,
             hint=error.hint,
             facts={"rule": error.rule, "nonce": wish.nonce},
         )
+        if again:
+            return
         self._context.receipt(
             Outcome.REFUSED,
             nonce=wish.nonce,
@@ -317,12 +323,12 @@ class Intake:
             if not verdict.ok:
                 raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint)
         except Refused as error:
-            self._refuse(wish, error)
+            self._refuse(wish, error, again=self._was_carried_out(wish, envelope))
             raise
         with self._lock:
             if wish.nonce in self._context.accepted.state().nonces:  # the same bytes came twice at once
                 twice = Refused("the order was carried out here before", rule="order")
-                self._refuse(wish, twice)
+                self._refuse(wish, twice, again=True)
                 raise twice
             try:
                 with self._context.database.atomically():
@@ -335,6 +341,10 @@ class Intake:
                     Outcome.FAILED, nonce=wish.nonce, service=wish.service, detail=error.message, hint=error.hint
                 )
                 raise
+
+    def _was_carried_out(self, wish: Order, envelope: bytes) -> bool:
+        accepted = self._context.accepted
+        return accepted.meta(f"order/{wish.service}") == base64.b64encode(envelope).decode()
 
     def _order_signer(self, envelope: bytes) -> tuple[str, bool]:
         fresh = True
