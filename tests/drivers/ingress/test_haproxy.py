@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -208,6 +209,22 @@ def test_adopts_what_runs_and_starts_what_died(place):
     (place.folder / "state" / "ledger.json").unlink()  # we died between its start and our note
     third = place.ingress()
     third.ensure(_plan(_backend(READY, DRAIN)))
+    assert place.ask("web.example")["version"] == "v1"
+
+
+def test_the_workers_of_a_killed_proxy_are_waited_for(place):
+    """They end a moment after their master, and hold its ports until then: here for as long as we stop one."""
+    place.backend("127.0.0.1", "v1")
+    first = place.ingress()
+    first.ensure(_plan(_backend(READY)))
+    pid = json.loads((place.folder / "state" / "ledger.json").read_bytes())["pid"]
+    (worker,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    os.kill(worker, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    timer = threading.Timer(1.0, os.kill, (worker, signal.SIGCONT))
+    timer.start()
+    place.ingress().ensure(_plan(_backend(READY)))
+    timer.join()
     assert place.ask("web.example")["version"] == "v1"
 
 

@@ -82,6 +82,7 @@ class HaproxyIngress:
         self._numbers: dict[str, int] = {}
         self._structure = ""
         self._process: ProcessId | None = None
+        self._had_one = False
         self._plan: IngressPlan | None = None
         self._targets: dict[tuple[str, int], tuple[str, ...]] = {}
         self._live: dict[tuple[str, int], Slot] = {}
@@ -183,10 +184,12 @@ class HaproxyIngress:
 
     def _adopt(self) -> bool:
         """Tell whether the proxy of the ledger runs and answers; one that does not answer is ended."""
+        self._had_one = self._process is not None
         if self._process is None or not processes.is_alive(self._process):
             self._process = self._unrecorded()
         if self._process is None:
             return False
+        self._had_one = True
         try:
             self._runtime.workers()
             self._runtime.pid()
@@ -305,7 +308,7 @@ class HaproxyIngress:
 
     def _wait_for_old_workers(self, ports: tuple[int, ...]) -> None:
         """The workers of a killed master end a moment after it and hold its ports until then."""
-        if self._process is None:
+        if not self._had_one:
             return
         end = time.monotonic() + WORKERS_END_S
         while any(listener_of(port, seen_from=self._seen_from) for port in ports) and time.monotonic() < end:
