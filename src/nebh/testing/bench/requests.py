@@ -55,7 +55,7 @@ def measure(settings: Settings, record: Record) -> None:
             _enter(node)
 
         target = Target(address="127.0.0.1", port=node.http_port, host=HOST)
-        load = Load(target, Mix(rate=500, keepalive=8, fresh=4, timeout=20.0), sink=tally.take, enter=enter)
+        load = Load(target, Mix(rate=1500, keepalive=8, fresh=4, timeout=20.0), sink=tally.take, enter=enter)
         streams = Streams(port=node.http_port, host=HOST, drain=DRAIN, enter=enter)
         load.start()
         streams.start()
