@@ -52,6 +52,8 @@ def test_every_operation_says_who_may_call_it(app):
     assert {name for name, who in rows.items() if Who.NODE in who} - open_to_all == {
         "POST /v1/node/poll",
         "POST /v1/node/report",
+        "GET /v1/objects/{digest:str}",
         "POST /v1/objects/batch",
+        "POST /v1/objects/patches",
     }
     assert all(Who.OPERATOR in who for name, who in rows.items() if not name.startswith("POST /v1/node/"))

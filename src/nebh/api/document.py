@@ -16,6 +16,8 @@ from nebh.model.api import Who
 Plain = dict[str, Any]
 
 PACK = "application/vnd.nebh.pack+zstd"
+DELTA = "application/vnd.nebh.delta+zstd"
+ZSTD = "application/zstd"
 _ERROR: Plain = {
     "title": "Error",
     "description": "Every answer that is not 2xx.",
@@ -40,14 +42,19 @@ _FIELDS: dict[tuple[str, str], Plain] = {
     ("TokenRequest", "envelope"): _ENVELOPE,
     ("Signed", "envelope"): _ENVELOPE,
 }
-_PARAMETERS: dict[tuple[str, str], Plain] = {("/v1/services/{service}/logs", "cursor"): {"format": "nebh-cursor"}}
+_PARAMETERS: dict[tuple[str, str], Plain] = {
+    ("/v1/services/{service}/logs", "cursor"): {"format": "nebh-cursor"},
+    ("/v1/objects/{digest}", "digest"): {"pattern": _HEX[64]},
+    ("/v1/images/{digest}/missing", "digest"): {"pattern": _HEX[64]},
+}
 _FILE: Plain = {
     "type": "object",
     "required": ["signed", "signatures"],
     "properties": {"signed": {"type": "object"}, "signatures": {"type": "array"}},
 }
 _ANSWERS: dict[str, Plain] = {"/v1/metadata/{name}": _FILE, "/v1/targets/{path}": {"type": "object"}}
-_BODIES: dict[str, Plain] = {"/v1/objects": {PACK: {"schema": {"type": "string", "format": "binary"}}}}
+_BINARY: Plain = {"schema": {"type": "string", "format": "binary"}}
+_BODIES: dict[str, Plain] = {"/v1/objects": {PACK: _BINARY}, "/v1/objects/deltas": {DELTA: _BINARY}}
 
 
 def path_of(path: str) -> str:

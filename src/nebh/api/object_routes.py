@@ -31,7 +31,7 @@ async def missing(core: NamedDependency[Core], data: JSONBody[Digests]) -> Diges
 @post("/v1/objects", opt=OPERATOR, status_code=200, request_max_body_size=None)
 async def upload(core: NamedDependency[Core], request: Request[Any, Any, State]) -> Stored:
     """Store a pack of objects; each is hashed before it has a name."""
-    chunks = _from_loop(request.stream(), asyncio.get_running_loop())
+    chunks = from_loop(request.stream(), asyncio.get_running_loop())
     return await asyncio.to_thread(storing.store_pack, core, chunks)
 
 
@@ -47,7 +47,7 @@ async def batch(core: NamedDependency[Core], data: JSONBody[Digests]) -> Stream:
     return Stream(await asyncio.to_thread(storing.make_pack, core, data), media_type=MEDIA)
 
 
-def _from_loop(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+def from_loop(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
     """Yield in a worker thread what arrives in the loop: one chunk at a time, so that a slow disk slows the sender."""
 
     async def next_chunk() -> bytes | None:

@@ -16,7 +16,6 @@ from nebh.cli.rollout import roll_out
 from nebh.cli.session import Session, cache_base, now_seconds
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound
-from nebh.model.image import EntryType
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.quantities import render_size
 from nebh.model.release import Release
@@ -89,34 +88,6 @@ def _exec_checks(spec: ServiceSpec) -> list[Any]:
     return [check for check in (*health, *spec.update.checks) if check is not None and check.argv]
 
 
-def upload(session: Session, cache: ImageCache, report: ImportReport) -> int:
-    """Have the controller hold every object of an image; return the bytes of those it lacked."""
-    from nebh.images.manifest import encode_manifest
-    from nebh.images.objects import read_chunks
-    from nebh.images.pack import encode_pack
-
-    data = encode_manifest(report.manifest)
-    sizes = {
-        entry.sha256: entry.size for entry in report.manifest.entries if entry.type is EntryType.FILE and entry.size
-    }
-    sizes[report.digest] = len(data)
-    digests = tuple(sizes)
-    missing: list[str] = []
-    for start in range(0, len(digests), 5000):
-        missing += session.client.missing_objects(digests[start : start + 5000])
-    if not missing:
-        return 0
-    total = sum(sizes[digest] for digest in missing)
-    session.out.progress(f"uploading {len(missing)} objects, {render_size(total)}")
-    items = [(digest, sizes[digest]) for digest in missing]
-
-    def read(digest: str) -> Any:
-        return [data] if digest == report.digest else read_chunks(cache.objects.open(digest))
-
-    session.client.upload_objects(lambda: encode_pack(items, read))
-    return total
-
-
 def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
     """Return the policy and release that `spec` asks for on top of `state`."""
     from nebh.signing.wish import first_epoch, listed_counters
@@ -157,6 +128,7 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
 
 def deploy(options: argparse.Namespace, out: Output) -> int:
     """Import, sign, publish, roll out, wait for receipts."""
+    from nebh.cli.moving import send_image
     from nebh.images.cache import ImageCache
     from nebh.signing.wish import Wish
 
@@ -167,7 +139,7 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
     report = import_spec_image(spec, cache, out)
-    upload(session, cache, report)
+    send_image(session, report.manifest, cache, rate=options.limit_rate)
     made: list[Wanted] = []
 
     def make(state: State) -> Wish:

@@ -101,10 +101,14 @@ class Session:
     def client(self) -> Client:
         """The controller's API, as operator."""
         if self._client is None:
-            transport = self.transport()
-            login = Login(kind=api.Who.OPERATOR, sign=self._sign)
-            self._client = Client(transport, login=login, tokens=self._token_file(transport))
+            self._client = self.new_client()
         return self._client
+
+    def new_client(self) -> Client:
+        """Return one more client, for a thread of its own, which closes it."""
+        transport = self.transport()
+        login = Login(kind=api.Who.OPERATOR, sign=self._sign)
+        return Client(transport, login=login, tokens=self._token_file(transport))
 
     def _token_file(self, transport: Transport) -> TokenFile | None:
         key = self.folder.key

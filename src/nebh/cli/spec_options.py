@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nebh.cli.moving_options import add_moving
 from nebh.cli.registry import Command, add_command, add_family
 
 
@@ -50,3 +51,4 @@ def _images(subparsers: Any, common: argparse.ArgumentParser) -> None:
         parser.add_argument("source", metavar="SOURCE")
         if name == "inspect":
             parser.add_argument("--files", action="store_true", help="list every file, not only the largest")
+    add_moving(images, common)

@@ -1,0 +1,38 @@
+"""`nebh image push`: an image to the controller, ahead of a deploy."""
+
+from __future__ import annotations
+
+import argparse
+
+from nebh.cli.moving import send_image
+from nebh.cli.output import Output
+from nebh.cli.session import Session, cache_base
+from nebh.cli.spec import source_of
+from nebh.images.cache import ImageCache
+from nebh.images.importing import import_image
+from nebh.model.quantities import render_size
+
+
+def push(options: argparse.Namespace, out: Output) -> int:
+    """Import an image, have the controller hold it, say what it took."""
+    session = Session(options, out)
+    source = source_of(options.source)
+    out.progress(f"importing {source.kind.value} {source.location}")
+    cache_base().mkdir(parents=True, exist_ok=True)
+    cache = ImageCache(cache_base())
+    report = import_image(source, cache=cache)
+    moved = send_image(session, report.manifest, cache, rate=options.limit_rate)
+    if out.json_wanted:
+        out.document(
+            {
+                "digest": report.digest,
+                "objects": moved.objects,
+                "bytes": moved.bytes,
+                "patched": moved.patched,
+                "sent": moved.sent,
+            }
+        )
+        return 0
+    out.say(report.digest)
+    out.say(f"{moved.objects} objects, {render_size(moved.bytes)}, sent as {render_size(moved.sent)}")
+    return 0
