@@ -162,6 +162,22 @@ def _recover_key(keys: Any, common: argparse.ArgumentParser) -> None:
     _passphrase_option(recover)
 
 
+def _mirrors(trust: Any, common: argparse.ArgumentParser) -> None:
+    mirrors = add_command(
+        trust,
+        common,
+        "mirrors",
+        command=Command("mirrors", "mirrors"),
+        text="show or sign the mirrors that nodes fetch objects and metadata from",
+        details="A mirror needs no trust: all that comes from it is hashed or signed. Nodes ask mirrors for objects before "
+        "the controller, in this order. `nebh image push --to` fills one.",
+        examples=("nebh trust mirrors", "nebh trust mirrors http://mirror.example/nebh s3://store.example/bucket"),
+    )
+    mirrors.add_argument("urls", nargs="*", metavar="URL", help="http://, https:// or s3://HOST/BUCKET, in order")
+    mirrors.add_argument("--none", action="store_true", help="name no mirror any more")
+    _widen_option(mirrors)
+
+
 def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
     trust = add_family(
         subparsers,
@@ -177,6 +193,7 @@ def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
         text="show every signed role as verified here: version, expiry, keys",
         examples=("nebh trust show", "nebh trust show --json > floors.json   # for another computer"),
     )
+    _mirrors(trust, common)
     radius = add_command(
         trust,
         common,

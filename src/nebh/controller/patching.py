@@ -16,7 +16,7 @@ from nebh.images.manifest import MAX_MANIFEST, decode_manifest
 from nebh.model.api import Digests, Stored
 from nebh.model.errors import BadInput, NotFound
 
-ANSWER = 32 << 20
+ANSWER = 4 << 20
 """Bytes of patches in one answer: whoever asks keeps them in memory."""
 # One patch at a time: each takes up to `images.delta.MEMORY`.
 _APPLYING = threading.Lock()

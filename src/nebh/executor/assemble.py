@@ -94,6 +94,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         cgroup_v2=tree.v2,
         apparmor=ensure_profile(layout.run),
     )
+    context.agent.mirrors = lambda: _signed_mirrors(context)
     executor = Executor(context)
     executor.identity = Identity(context, keys, enrolled=executor.intake.hint)
     executor.look = Look(
@@ -104,6 +105,11 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         ],
     )
     return executor
+
+
+def _signed_mirrors(context: Context) -> tuple[str, ...]:
+    settings = context.accepted.settings()
+    return settings.mirrors if settings is not None else ()
 
 
 class Executor:

@@ -134,6 +134,16 @@ class PackStream:
             data += chunk
         return bytes(data)
 
+    def rest(self, size: int) -> Iterator[bytes]:
+        """Yield the `size` bytes that are left, CHUNK at most at a time. Raises BadInput when they are fewer or more."""
+        while size:
+            chunk = self.read(min(size, CHUNK))
+            if not chunk:
+                raise BadInput(f"cannot read a stream: it was cut {size} bytes before its end")
+            size -= len(chunk)
+            yield chunk
+        self.finish()
+
     def finish(self) -> None:
         """Raise BadInput unless the stream ends here, with no compressed bytes after it."""
         if self.read(1) or self._source.read(1):
