@@ -88,6 +88,7 @@ def add_examples(document: dict, cloud) -> None:
         "service": "web",
         "name": "timestamp.json",
         "digest": DIGESTS[1],
+        "number": "3fa94c01d2e8",
         "path": f"{folder}/{about['hashes']['sha256']}.{name}",
     }
     plain = {
@@ -104,6 +105,7 @@ def add_examples(document: dict, cloud) -> None:
         "/v1/objects/missing": api.Digests(digests=DIGESTS),
         "/v1/objects/batch": api.Digests(digests=DIGESTS),
         "/v1/objects/patches": api.Digests(digests=DIGESTS),
+        "/v1/door/tokens": api.DoorTokenRequest(repository="web"),
         "/v1/node/poll": api.PollRequest(snapshot=0, seq=0, order=0, wait=0),
         "/v1/node/report": api.ReportRequest(),
     }
@@ -112,7 +114,7 @@ def add_examples(document: dict, cloud) -> None:
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] in parameters:
                     parameter["example"] = parameters[parameter["name"]]
-            if path in plain:
+            if path in plain and "requestBody" in operation:
                 content = operation["requestBody"]["content"]["application/json"]
                 content["example"] = json.loads(codec.encode(plain[path]))
     document["paths"]["/v1/objects"]["post"]["requestBody"]["content"][PACK]["example"] = pack(*OBJECTS)

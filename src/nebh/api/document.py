@@ -32,6 +32,8 @@ _ENVELOPE: Plain = {"contentEncoding": "base64", "format": "nebh-statement"}
 _FIELDS: dict[tuple[str, str], Plain] = {
     ("Digests", "digests"): {"maxItems": 10_000, "items": {"type": "string", "pattern": _HEX[64]}},
     ("DeploymentRequest", "nonce"): {"pattern": "^[0-9a-f]{16,64}$"},
+    ("DoorTokenRequest", "repository"): {"pattern": "^[a-z0-9]{1,40}(/[a-z0-9]{1,40}){0,3}$"},
+    ("DoorTokenRequest", "days"): {"minimum": 1, "maximum": 366},
     **{("DeploymentRequest", field): _COUNT for field in ("counter", "epoch", "replicas")},
     **{("PollRequest", field): _COUNT for field in ("seq", "order")},
     **{("Event", field): _COUNT for field in ("number", "at")},

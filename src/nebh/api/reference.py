@@ -8,6 +8,7 @@ from litestar import Litestar
 
 from nebh.api.app import HANDLERS, access_table
 from nebh.api.document import describe, path_of
+from nebh.api.door import ROUTES
 from nebh.model.api import Who
 
 Plain = dict[str, Any]
@@ -39,6 +40,21 @@ def render_reference(app: Litestar) -> str:
         lines.append(f"| `{method} {path_of(path)}` | {marks} |")
     for method, path, _ in access_table():
         lines += _operation(schema, method, path_of(path))
+    lines += [
+        "",
+        "## The registry door",
+        "",
+        "Everything below `/v2` is the OCI distribution API 1.1, for `docker push`, `podman push` and `skopeo copy` over the TLS",
+        "door (`docs/images-moving.md`). It takes tokens of its own: log in with any user name and the token as the password. An",
+        "operator's bearer token does too. Errors have the fields above and, for these clients, `errors`.",
+        "",
+        "| operation | token for push | |",
+        "|---|---|---|",
+        *(
+            f"| `{method} {path}` | {'yes' if push else ''} | {(act.__doc__ or '').strip()} |"
+            for method, path, _, push, act in ROUTES
+        ),
+    ]
     lines += ["", "## Shapes", ""]
     for name, shape in sorted(schema["components"]["schemas"].items()):
         lines += _shape(name, shape)

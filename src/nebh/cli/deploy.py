@@ -56,13 +56,14 @@ def read_spec(path: str) -> ServiceSpec:
     return parse_spec(text, file=path, base=str(Path(path).resolve().parent))
 
 
-def import_spec_image(spec: ServiceSpec, cache: ImageCache, out: Output) -> ImportReport:
+def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) -> ImportReport:
     """Import the image of a spec and look at it as nodes will. Raises BadInput for what they would refuse."""
+    from nebh.cli.door import import_any
     from nebh.images.entrypoint import check_entrypoint
-    from nebh.images.importing import import_image
 
+    out = session.out
     out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
-    report = import_image(spec.image, cache=cache)
+    report = import_any(spec.image, cache=cache, session=session)
     out.note(f"image {report.digest[:12]}: {len(report.manifest.entries)} entries, {render_size(report.ref.bytes)}")
     for line in report.normalised:
         out.note(f"  changed: {line}")
@@ -138,7 +139,7 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     before = running_before(session, spec.name)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
-    report = import_spec_image(spec, cache, out)
+    report = import_spec_image(spec, cache, session)
     send_image(session, report.manifest, cache, rate=options.limit_rate)
     made: list[Wanted] = []
 
@@ -195,7 +196,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     spec = read_spec(options.spec)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
-    report = import_spec_image(spec, cache, out)
+    report = import_spec_image(spec, cache, session)
     wanted = wanted_of(session.state(wanted=None), spec, report)
     policy = compare_policies(wanted.previous, wanted.policy)
     release = compare_releases(wanted.running, wanted.release)

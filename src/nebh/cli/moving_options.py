@@ -30,3 +30,36 @@ def add_moving(images: Any, common: argparse.ArgumentParser) -> None:
         "--to", default="", metavar="MIRROR", help="fill a mirror instead: a folder that a web server shows, or s3://…"
     )
     rate_option(push)
+    _door(images, common)
+
+
+def _door(images: Any, common: argparse.ArgumentParser) -> None:
+    token = add_command(
+        images,
+        common,
+        "door-token",
+        command=Command("door", "token"),
+        text="make a token for the controller's registry door, list them, or end one",
+        details="`docker push`, `podman push` and `skopeo copy` log in at the controller's TLS door with any user name and "
+        "this token as the password. What they push runs only once a release that names it is signed: `image: {door: "
+        "NAME:TAG}` in a spec.",
+        examples=(
+            "nebh image door-token web                 # push and pull web, for 30 days",
+            "nebh image door-token 'team/*' --days 365 --pull-only",
+            "nebh image door-token --list",
+            "nebh image door-token --end 3fa94c01d2e8",
+        ),
+    )
+    token.add_argument("repository", nargs="?", default="", metavar="NAME", help="repository, or NAME/* for all below")
+    token.add_argument("--days", type=int, default=30, metavar="N", help="how long it is good (1 to 366; default 30)")
+    token.add_argument("--pull-only", action="store_true", help="it may not push")
+    token.add_argument("--list", action="store_true", help="list the tokens")
+    token.add_argument("--end", default="", metavar="ID", help="end a token")
+    add_command(
+        images,
+        common,
+        "door",
+        command=Command("door", "show"),
+        text="show what was pushed to the controller's registry door",
+        examples=("nebh image door", "nebh image import door:web:1.2"),
+    )

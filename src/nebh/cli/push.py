@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from nebh.cli.door import import_any
 from nebh.cli.moving import send_image
 from nebh.cli.output import Output
 from nebh.cli.session import Session, cache_base
 from nebh.cli.spec import source_of
 from nebh.images.cache import ImageCache
-from nebh.images.importing import import_image
 from nebh.images.report import ImportReport
 from nebh.model.quantities import render_size
 
@@ -20,7 +20,7 @@ def push(options: argparse.Namespace, out: Output) -> int:
     out.progress(f"importing {source.kind.value} {source.location}")
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
-    report = import_image(source, cache=cache)
+    report = import_any(source, cache=cache, session=Session(options, out))
     if options.to:
         return _fill(options, out, report, cache)
     moved = send_image(Session(options, out), report.manifest, cache, rate=options.limit_rate)

@@ -178,6 +178,20 @@ def _mirrors(trust: Any, common: argparse.ArgumentParser) -> None:
     _widen_option(mirrors)
 
 
+def _floors(trust: Any, common: argparse.ArgumentParser) -> None:
+    floors = add_command(
+        trust,
+        common,
+        "floors",
+        command=Command("trust", "floors"),
+        text="show the oldest versions this computer builds upon, or take them from another computer",
+        examples=("nebh trust floors", "nebh trust floors --from floors.json"),
+    )
+    floors.add_argument(
+        "--from", dest="source", default="", metavar="FILE", help="what `nebh trust show --json` printed elsewhere"
+    )
+
+
 def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
     trust = add_family(
         subparsers,
@@ -228,17 +242,7 @@ def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     renew.add_argument("--root", action="store_true", help="renew root too; needs the recovery words")
     _words_option(renew)
-    floors = add_command(
-        trust,
-        common,
-        "floors",
-        command=Command("trust", "floors"),
-        text="show the oldest versions this computer builds upon, or take them from another computer",
-        examples=("nebh trust floors", "nebh trust floors --from floors.json"),
-    )
-    floors.add_argument(
-        "--from", dest="source", default="", metavar="FILE", help="what `nebh trust show --json` printed elsewhere"
-    )
+    _floors(trust, common)
 
 
 def _role(text: str) -> str:

@@ -126,6 +126,28 @@ class Client:
         """Yield one zstd frame of an object's bytes from `offset` on. Raises NotFound."""
         return self._call("GET", f"/v1/objects/{digest}?offset={offset}", timeout=60.0).chunks
 
+    # -- the registry door
+
+    def make_door_token(self, request: api.DoorTokenRequest) -> api.DoorSecret:
+        """Return a new token for the door. Raises BadInput."""
+        return self._post("/v1/door/tokens", request, api.DoorSecret)
+
+    def door_tokens(self) -> tuple[api.DoorToken, ...]:
+        """Return the door's tokens."""
+        return self._get("/v1/door/tokens", api.DoorTokens).tokens
+
+    def drop_door_token(self, number: str) -> tuple[api.DoorToken, ...]:
+        """End a token of the door; return those that are left."""
+        return self._decode(self._call("DELETE", f"/v1/door/tokens/{quote(number, safe='')}"), api.DoorTokens).tokens
+
+    def door_images(self) -> tuple[api.DoorImage, ...]:
+        """Return what was pushed through the door, newest first."""
+        return self._get("/v1/door/images", api.DoorImages).images
+
+    def pull(self, repository: str, kind: str, reference: str) -> Answer:
+        """Return the door's answer for a manifest or blob (kind `manifests` or `blobs`). Raises NotFound, BadInput."""
+        return self._call("GET", f"/v2/{quote(repository)}/{kind}/{quote(reference, safe=':')}", timeout=60.0)
+
     # -- for operators
 
     def status(self) -> api.Status:

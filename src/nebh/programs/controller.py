@@ -89,12 +89,13 @@ def _serve(options: argparse.Namespace) -> int:
     from nebh.controller.keys import ensure_key, key_path
     from nebh.controller.trust_child import TrustChild, migrate_in_child
     from nebh.host.clock import SystemClock
+    from nebh.state.database import needs_migration
 
     state: Path = options.state
     state.mkdir(mode=0o750, parents=True, exist_ok=True)
     options.run.mkdir(parents=True, exist_ok=True)
     signer = ensure_key(state)
-    if not (state / "controller.db").exists():
+    if needs_migration(state / "controller.db"):
         migrate_in_child(state)
     door = None
     if options.listen:

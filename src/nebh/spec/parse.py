@@ -36,6 +36,7 @@ _SOURCES = {
     "oci": SourceKind.OCI_LAYOUT,
     "docker-archive": SourceKind.DOCKER_ARCHIVE,
     "registry": SourceKind.REGISTRY,
+    "door": SourceKind.DOOR,
     "manifest": SourceKind.MANIFEST,
 }
 

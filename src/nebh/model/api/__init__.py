@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nebh.model.api.access import Health, Nonce, Token, TokenRequest
     from nebh.model.api.asking import DeploymentRequest, Relayed, Signed
     from nebh.model.api.deploying import Deployment, DeploymentState
+    from nebh.model.api.door import DoorImage, DoorImages, DoorSecret, DoorToken, DoorTokenRequest, DoorTokens
     from nebh.model.api.events import Events
     from nebh.model.api.happening import (
         History,
@@ -43,6 +44,7 @@ _NAMES = {
     "access": ("Health", "Nonce", "Token", "TokenRequest"),
     "asking": ("DeploymentRequest", "Relayed", "Signed"),
     "deploying": ("Deployment", "DeploymentState"),
+    "door": ("DoorImage", "DoorImages", "DoorSecret", "DoorToken", "DoorTokenRequest", "DoorTokens"),
     "events": ("Events",),
     "happening": ("History", "HistoryEntry", "LogLine", "LogPage", "LogReply", "LogRequest", "NodeReceipt", "Receipts"),
     "listing": ("Nodes", "ReleaseView", "Releases", "Services"),
@@ -58,6 +60,12 @@ __all__ = [
     "DeploymentRequest",
     "DeploymentState",
     "Digests",
+    "DoorImage",
+    "DoorImages",
+    "DoorSecret",
+    "DoorToken",
+    "DoorTokenRequest",
+    "DoorTokens",
     "Events",
     "Health",
     "History",
