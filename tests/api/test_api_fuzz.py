@@ -166,7 +166,7 @@ def make_schema(cloud, document: dict, who: Who, *, examples: int, seed: int | N
 
 
 def token(cloud, who: Who) -> str:
-    client = cloud.as_operator() if who is Who.OPERATOR else cloud.as_node()
+    client = {Who.OPERATOR: cloud.as_operator, Who.NODE: cloud.as_node, Who.CI: cloud.as_ci}[who]()
     client._enter()
     return client._token
 
@@ -235,7 +235,7 @@ def table():
     made: dict[Who, dict[str, set[int]]] = {}
     yield made
     if len(made) == len(Who):
-        print(f"\n{'operation':46} {'nobody':22} {'node':22} operator")
+        print(f"\n{'operation':46} {'nobody':22} {'node':22} {'operator':22} CI key")
         for name in PROPER:
             cells = (", ".join(str(one) for one in sorted(made[who][name])) for who in Who)
             print(f"{name:46} " + " ".join(f"{cell:22}" for cell in cells))

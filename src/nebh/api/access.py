@@ -15,8 +15,10 @@ from nebh.controller.identity import NOBODY, Caller, Unidentified
 from nebh.model.api import Who
 from nebh.model.errors import Refused
 
-EVERYBODY = (Who.NOBODY, Who.NODE, Who.OPERATOR)
+EVERYBODY = (Who.NOBODY, Who.NODE, Who.OPERATOR, Who.CI)
 KNOWN = (Who.NODE, Who.OPERATOR)
+DEPLOYING = (Who.OPERATOR, Who.CI)
+"""A CI key reaches its own services only; the use cases look."""
 _SCHEMA = "/schema"
 
 

@@ -38,7 +38,7 @@ _FIELDS: dict[tuple[str, str], Plain] = {
     **{("PollRequest", field): _COUNT for field in ("seq", "order")},
     **{("Event", field): _COUNT for field in ("number", "at")},
     ("PollRequest", "wait"): {"minimum": 0, "maximum": 60_000},
-    ("TokenRequest", "kind"): {"enum": [Who.NODE, Who.OPERATOR]},
+    ("TokenRequest", "kind"): {"enum": [Who.NODE, Who.OPERATOR, Who.CI]},
     ("TokenRequest", "key"): {"pattern": _HEX[64]},
     ("TokenRequest", "signature"): {"pattern": _HEX[128]},
     ("TokenRequest", "envelope"): _ENVELOPE,

@@ -12,17 +12,17 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from nebh.api.access import KNOWN, allow
+from nebh.api.access import DEPLOYING, KNOWN, allow
 from nebh.api.document import DELTA, ZSTD
 from nebh.api.object_routes import from_loop
 from nebh.controller import patching
 from nebh.controller.core import Core
-from nebh.model.api import Digests, Stored, Who
+from nebh.model.api import Digests, Stored
 
 Offset = Annotated[int, QueryParameter(ge=0, lt=2**53, description="byte to begin at")]
 
 
-@post("/v1/objects/deltas", opt=allow(Who.OPERATOR), status_code=200, request_max_body_size=None)
+@post("/v1/objects/deltas", opt=allow(*DEPLOYING), status_code=200, request_max_body_size=None)
 async def upload_deltas(core: NamedDependency[Core], request: Request[Any, Any, State]) -> Stored:
     """Store a delta pack: objects whole or as patches on objects that are here. What a patch makes is hashed before it
     has a name; one that does not fit is left out."""
@@ -53,7 +53,7 @@ async def rest(core: NamedDependency[Core], digest: FromPath[str], offset: Offse
     return Stream(await asyncio.to_thread(patching.make_rest, core, digest, offset=offset), media_type=ZSTD)
 
 
-@get("/v1/images/{digest:str}/missing", opt=allow(Who.OPERATOR, fails=(404,)))
+@get("/v1/images/{digest:str}/missing", opt=allow(*DEPLOYING, fails=(404,)))
 async def missing_of_image(core: NamedDependency[Core], digest: FromPath[str]) -> Digests:
     """Contents that the controller lacks, 10,000 at most, of an image whose manifest it holds."""
     return await asyncio.to_thread(patching.find_missing_of, core, digest)

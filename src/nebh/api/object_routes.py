@@ -13,22 +13,22 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
 from litestar.response import Stream
 
-from nebh.api.access import KNOWN, allow
+from nebh.api.access import DEPLOYING, KNOWN, allow
 from nebh.api.document import PACK as MEDIA
 from nebh.controller import storing
 from nebh.controller.core import Core
-from nebh.model.api import Digests, Stored, Who
+from nebh.model.api import Digests, Stored
 
-OPERATOR = allow(Who.OPERATOR)
+SENDER = allow(*DEPLOYING)
 
 
-@post("/v1/objects/missing", opt=OPERATOR, status_code=200)
+@post("/v1/objects/missing", opt=SENDER, status_code=200)
 async def missing(core: NamedDependency[Core], data: JSONBody[Digests]) -> Digests:
     """Which of these objects the controller lacks."""
     return await asyncio.to_thread(storing.find_missing, core, data)
 
 
-@post("/v1/objects", opt=OPERATOR, status_code=200, request_max_body_size=None)
+@post("/v1/objects", opt=SENDER, status_code=200, request_max_body_size=None)
 async def upload(core: NamedDependency[Core], request: Request[Any, Any, State]) -> Stored:
     """Store a pack of objects; each is hashed before it has a name."""
     chunks = from_loop(request.stream(), asyncio.get_running_loop())

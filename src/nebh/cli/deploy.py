@@ -147,6 +147,8 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
         wanted = wanted_of(state, spec, report)
         made.append(wanted)
         policies = () if wanted.policy == wanted.previous else (wanted.policy,)
+        if policies and session.is_ci:
+            raise policy_differs(wanted)
         return Wish(policies=policies, releases=(wanted.release,))
 
     events_after = session.client.events(wait=0).cursor
@@ -161,6 +163,17 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
         phase=Phase.PREPARE if options.prepare else Phase.RUN,
         events_after=events_after,
         undo=_undo(spec.name, before, prepare=options.prepare),
+    )
+
+
+def policy_differs(wanted: Wanted) -> BadInput:
+    """Return why a CI key cannot deploy this: its release must fit the policy that an operator signed."""
+    from nebh.planning.plan_diff import compare_policies
+
+    lines = "".join(f"\n  policy: {one}" for one in compare_policies(wanted.previous, wanted.policy))
+    return BadInput(
+        f"cannot deploy {wanted.spec.name} with a CI key: the spec's policy is not the signed one:{lines}",
+        hint="an operator deploys this once; after that CI may go on",
     )
 
 

@@ -74,10 +74,11 @@ def _patches(core: Core, digests: tuple[str, ...]) -> Iterator[Outgoing]:
 
 
 def make_rest(core: Core, digest: str, *, offset: int) -> Iterator[bytes]:
-    """Return an object's bytes from `offset` on as one zstd frame. Raises NotFound, BadInput before the first byte."""
+    """Return an object's bytes from `offset` on as one zstd frame. Raises NotFound before the first byte, also when it ends before
+    `offset`; BadInput."""
     size = core.objects.size(digest)
     if not 0 <= offset <= size:
-        raise BadInput(f"cannot read object {digest} from byte {offset} on: it has {size}")
+        raise NotFound(f"cannot read object {digest} from byte {offset} on: it has {size}")
     return _compress_rest(core.objects.open(digest), offset)
 
 
