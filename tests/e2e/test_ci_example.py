@@ -52,7 +52,7 @@ def run_job(cloud, folder: Path, spec: Path, accept: tuple[int, ...] = (0,), bui
 
 def test_1_without_ci_mode_an_operator_must_seal(cloud, ci):
     done = run_job(cloud, ci, ci / "web.yaml", accept=(3,))
-    assert "ci-mode on" in done.stderr
+    assert "ci-mode on" in done.stderr.decode()
     assert "by the operator" in cloud.get(host=HOST)[1]
 
 
@@ -82,7 +82,7 @@ def test_4_a_kit_reaches_its_own_service_and_no_policy(cloud, ci):
     good = spec.read_text()
     spec.write_text(good.replace("memory: 32M", "memory: 64M"))
     done = run_job(cloud, ci, spec, accept=(2,))
-    assert "an operator deploys this once" in done.stderr
+    assert "an operator deploys this once" in done.stderr.decode()
     spec.write_text(good)
     env = {"NEBH_CI_KIT": str(ci / "web.kit"), "NEBH_CONFIG": str(ci / "config"), "HOME": str(ci)}
     for words in (("stop", "web"), ("status",), ("image", "door-token", "web"), ("key", "list", "--json")):
@@ -97,7 +97,7 @@ def test_5_an_edited_file_moves_as_a_patch_to_the_controller_and_to_the_node(clo
     run_job(cloud, ci, ci / "web.yaml")
     big.write_bytes(data[: 1 << 20] + b"edited" + data[1 << 20 :])
     done = run_job(cloud, ci, ci / "web.yaml")
-    line = next(line for line in done.stderr.splitlines() + done.text.splitlines() if "as a change" in line)
+    line = next(line for line in done.stderr.decode().splitlines() + done.text.splitlines() if "as a change" in line)
     print(line)
     assert "(2 of them as a change" in line
     deltas = list((cloud.layout.controller / "deltas").glob("*/*"))

@@ -15,9 +15,9 @@ from litestar.response import Stream
 from nebh.api.access import DEPLOYING, KNOWN, allow
 from nebh.api.document import DELTA, ZSTD
 from nebh.api.object_routes import from_loop
-from nebh.controller import patching
+from nebh.controller import collecting, patching
 from nebh.controller.core import Core
-from nebh.model.api import Digests, Stored
+from nebh.model.api import Collected, Digests, Stored, Who
 
 Offset = Annotated[int, QueryParameter(ge=0, lt=2**53, description="byte to begin at")]
 
@@ -59,4 +59,10 @@ async def missing_of_image(core: NamedDependency[Core], digest: FromPath[str]) -
     return await asyncio.to_thread(patching.find_missing_of, core, digest)
 
 
-HANDLERS = (upload_deltas, patches, rest, missing_of_image)
+@post("/v1/objects/collect", opt=allow(Who.OPERATOR), status_code=200)
+async def collect(core: NamedDependency[Core]) -> Collected:
+    """Remove what no release that is kept needs, and nobody asked for within a day, now instead of in a few hours."""
+    return await collecting.collect_now(core)
+
+
+HANDLERS = (upload_deltas, patches, rest, missing_of_image, collect)

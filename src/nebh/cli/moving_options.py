@@ -31,6 +31,20 @@ def add_moving(images: Any, common: argparse.ArgumentParser) -> None:
     )
     rate_option(push)
     _door(images, common)
+    _upkeep(images, common)
+
+
+def _upkeep(images: Any, common: argparse.ArgumentParser) -> None:
+    add_command(
+        images,
+        common,
+        "collect",
+        command=Command("push", "collect"),
+        text="have the controller remove objects that no release it keeps needs",
+        details="It does so by itself every few hours. The last N releases of each service, pinned ones, running ones and "
+        "those being deployed stay, and whatever was sent or asked for within a day.",
+        examples=("nebh image collect",),
+    )
 
 
 def _door(images: Any, common: argparse.ArgumentParser) -> None:

@@ -51,3 +51,13 @@ def _fill(options: argparse.Namespace, out: Output, report: ImportReport, cache:
     out.say(report.digest)
     out.say(f"{objects} objects, {render_size(size)}, written to {options.to}")
     return 0
+
+
+def collect(options: argparse.Namespace, out: Output) -> int:
+    """Have the controller remove what nobody needs."""
+    done = Session(options, out).client.collect()
+    if out.json_wanted:
+        out.document({"objects": done.objects, "blobs": done.blobs, "bytes": done.bytes})
+        return 0
+    out.say(f"{done.objects} objects and {done.blobs} pushed blobs removed, {render_size(done.bytes)}")
+    return 0

@@ -126,6 +126,10 @@ class Client:
         """Yield one zstd frame of an object's bytes from `offset` on. Raises NotFound."""
         return self._call("GET", f"/v1/objects/{digest}?offset={offset}", timeout=60.0).chunks
 
+    def collect(self) -> api.Collected:
+        """Have the controller remove what no kept release needs."""
+        return self._decode(self._call("POST", "/v1/objects/collect", timeout=600.0), api.Collected)
+
     # -- the registry door
 
     def make_door_token(self, request: api.DoorTokenRequest) -> api.DoorSecret:

@@ -107,7 +107,8 @@ class Door:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[Connection]:
+    def begin(self) -> Iterator[Connection]:
+        """A transaction on the door's own connection, for one thread at a time."""
         with self._asking:
             if self._database is None:
                 self._database = Database(self._place)
@@ -139,31 +140,31 @@ class Door:
             by=caller.name,
             expires_at=now + request.days * _DAY_MS,
         )
-        with self._begin() as connection:
+        with self.begin() as connection:
             memory.drop_old_tokens(connection, now=now)
             memory.add_token(connection, token, secret=_hash(secret))
         return DoorSecret(token=token, secret=f"{token.id}.{secret}")
 
     def tokens(self) -> DoorTokens:
         """Return the tokens."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             return DoorTokens(tokens=memory.read_tokens(connection))
 
     def drop_token(self, number: str) -> DoorTokens:
         """End a token; return those that are left."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             memory.drop_token(connection, number)
             return DoorTokens(tokens=memory.read_tokens(connection))
 
     def images(self) -> DoorImages:
         """Return what was pushed."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             return DoorImages(images=memory.read_tags(connection))
 
     def enter(self, password: str, *, now: int) -> Entrance:
         """Return who a token is for. Raises Unidentified."""
         number, _, secret = password.partition(".")
-        with self._begin() as connection:
+        with self.begin() as connection:
             found = memory.find_token(connection, number)
         if found is None or not hmac.compare_digest(found[1], _hash(secret)) or found[0].expires_at <= now:
             raise Unidentified(
@@ -186,7 +187,7 @@ class Door:
     def has_blob(self, repository: str, digest: str) -> int:
         """Return the size of a repository's blob. Raises NotFound, BadInput."""
         name = plain_digest(digest)
-        with self._begin() as connection:
+        with self.begin() as connection:
             known = memory.find_link(connection, repository=repository, digest=name)
         if known is None or not self.blobs.has(name):
             raise NotFound(f"cannot find blob {digest[:80]} in {repository}")
@@ -280,7 +281,7 @@ class Door:
             found.path.unlink(missing_ok=True)
 
     def _link(self, repository: str, digest: str, *, media_type: str, now: int) -> None:
-        with self._begin() as connection:
+        with self.begin() as connection:
             memory.link(connection, repository=repository, digest=digest, media_type=media_type, at=now)
 
     # -- manifests
@@ -304,7 +305,7 @@ class Door:
                 raise BadInput(f"cannot keep the manifest: {one.digest[:80]} has {size} bytes, not {one.size}")
         self.blobs.put(digest, len(data), (data,))
         self.blobs.sync()
-        with self._begin() as connection:
+        with self.begin() as connection:
             memory.link(connection, repository=repository, digest=digest, media_type=media_type, at=now)
             if tagged:
                 memory.put_tag(
@@ -314,7 +315,7 @@ class Door:
 
     def manifest(self, repository: str, reference: str) -> tuple[str, str, bytes]:
         """Return (`sha256:...`, media type, bytes) of a manifest by tag or digest. Raises NotFound, BadInput."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             if TAG.match(reference):
                 digest = memory.find_tag(connection, repository=repository, tag=reference) or ""
             else:
@@ -329,13 +330,13 @@ class Door:
         """Take a tag away. Raises NotFound; BadInput for a digest: what no tag leads to goes by itself."""
         if not TAG.match(reference):
             raise BadInput("cannot delete by digest: delete the tags that lead to it")
-        with self._begin() as connection:
+        with self.begin() as connection:
             if not memory.drop_tag(connection, repository=repository, tag=reference):
                 raise NotFound(f"cannot find tag {reference} in {repository}")
 
     def tags(self, repository: str) -> list[str]:
         """Return a repository's tags in order. Raises NotFound when it has none."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             found = sorted(one.tag for one in memory.read_tags(connection, repository=repository))
         if not found:
             raise NotFound(f"cannot find the repository {repository}")

@@ -99,5 +99,7 @@ def find_missing_of(core: Core, digest: str) -> Digests:
         raise BadInput(f"cannot read image {digest[:12]}: a manifest has at most {MAX_MANIFEST} bytes")
     with _APPLYING:
         manifest = decode_manifest(b"".join(core.objects.read(digest)))
-        missing = core.objects.missing(entry.sha256 for entry in manifest.entries if entry.size)
+        contents = frozenset(entry.sha256 for entry in manifest.entries if entry.size)
+        missing = core.objects.missing(sorted(contents))
+        core.objects.renew(({digest} | contents) - frozenset(missing))
     return Digests(digests=missing[:AT_MOST])

@@ -22,6 +22,7 @@ from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.executor.scrub import Scrubber
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.trust import Trust
@@ -142,6 +143,7 @@ class Executor:
             self.open()
         finally:
             self._server = door.serve(agent_uid=agent_uid, agent_gid=agent_gid)
+        Scrubber(self.context).start()
         self.context.event("executor.started", "the executor is up")
 
     def open(self) -> None:

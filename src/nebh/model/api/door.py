@@ -53,6 +53,15 @@ class DoorImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What a garbage collection removed: objects, blobs of the registry door, and the bytes of both."""
+
+    objects: int
+    blobs: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoorImages:
     """What was pushed, newest first."""
 
