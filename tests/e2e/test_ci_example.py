@@ -18,6 +18,7 @@ import pytest
 
 from nebh.client.http import HttpConnection
 from nebh.client.transport import UnixTransport
+from nebh.testing.middlemen import HostileController
 from nebh.testing.tiny_service import HOST, write_service
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -103,12 +104,15 @@ def test_5_an_edited_file_moves_as_a_patch_to_the_controller_and_to_the_node(clo
     big.write_bytes(data)
     run_job(cloud, ci, ci / "web.yaml")
     big.write_bytes(data[: 1 << 20] + b"edited" + data[1 << 20 :])
-    done = run_job(cloud, ci, ci / "web.yaml")
+    with HostileController(cloud.layout.controller_socket, lambda _: None) as between:
+        done = run_job(cloud, ci, ci / "web.yaml")
     line = next(line for line in done.stderr.decode().splitlines() + done.text.splitlines() if "as a change" in line)
     print(line)
     assert "(2 of them as a change" in line
     deltas = list((cloud.layout.controller / "deltas").glob("*/*"))
     assert len(deltas) >= 2
+    assert "POST /v1/objects/patches" in between.asked
+    assert "POST /v1/objects/batch" not in between.asked, "the node patched what it holds"
     assert cloud.get("/big", host=HOST)[0] == 200
 
 
