@@ -214,3 +214,18 @@ def test_manifests_are_held_too(tmp_path: Path):
     (tmp_path / "objects").mkdir()
     (tmp_path / "manifests" / f"{sha(b'm')}.json").write_bytes(b"m")
     assert Held(tmp_path).open(sha(b"m")) is not None
+
+
+def test_signed_mirrors_are_asked_before_the_controller(make_node):
+    _, url = make_node(b"one")
+    controller = Controller(b"two")
+    sources = Sources(controller, ())
+    got: list[bytes] = []
+    wanted = (item(b"one"), item(b"two"))
+    sources.objects(wanted, lambda _, chunks: got.append(b"".join(chunks)), signed=("ftp://no", "http://[", url))
+    assert got == [b"one", b"two"]
+    assert controller.asked == [sha(b"two")]
+    assert sources.metadata("mirror-2", "metadata/timestamp.json", 100, signed=("ftp://no", "http://[", url)) is None
+    for source in ("mirror-0", "mirror-1", "mirror-3"):
+        with pytest.raises(Unreachable):
+            sources.metadata(source, "metadata/timestamp.json", 100, signed=("ftp://no", "http://[", url))
