@@ -69,11 +69,10 @@ class Held:
         """Return a descriptor of an object or manifest, which the caller closes; None = it is not here."""
         if not is_digest(digest):
             return None
-        found = next((self._store / "objects" / digest[:2]).glob(f"{digest}.[0-7][0-7][0-7]"), None)
-        for path in (found, self._store / "manifests" / f"{digest}.json"):
-            if path is not None:
-                with contextlib.suppress(OSError):
-                    return os.open(path, _READ)
+        held = sorted((self._store / "objects" / digest[:2]).glob(f"{digest}.[0-7][0-7][0-7]"))
+        for path in (*held, self._store / "manifests" / f"{digest}.json"):
+            with contextlib.suppress(OSError):  # a file that only root may read is no base
+                return os.open(path, _READ)
         return None
 
 
