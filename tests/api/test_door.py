@@ -219,6 +219,10 @@ def test_a_token_is_for_its_repositories_its_time_and_its_use(door):
     with pytest.raises(Refused):
         door.as_node().pull("mine", "blobs", sha(b"data"))
     assert operator.pull("mine", "blobs", sha(b"data")).read(limit=99) == b"data"
+    caller(door, "web").push_blob("web", b"for CI")
+    assert door.as_ci().pull("web", "blobs", sha(b"for CI")).read(limit=99) == b"for CI"
+    with pytest.raises(Refused):
+        door.as_ci().pull("mine", "blobs", sha(b"data"))
 
 
 def test_a_blob_comes_in_parts_and_goes_in_ranges(door):

@@ -175,7 +175,7 @@ def test_the_newest_tags_of_the_door_stay(core):
 def test_a_door_token_outlives_a_restart(core, tmp_path):
     secret = core.door.make_token(DoorTokenRequest(repository="web"), caller=NOBODY, now=0).secret
     core.close()
-    assert core.door.enter(secret, now=1).scope == "web"
+    assert core.door.enter(secret, now=1).scopes == ("web",)
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ import msgspec
 from nebh.api.access import find_caller
 from nebh.api.object_routes import from_loop
 from nebh.controller.core import Core
-from nebh.controller.door import MANIFEST_LIMIT, Door, Entrance, OutOfRange, in_scope, operator_entrance
-from nebh.controller.identity import Unidentified
+from nebh.controller.door import MANIFEST_LIMIT, Door, Entrance, OutOfRange, entrance_of, in_scope
+from nebh.controller.entering import ci_services
+from nebh.controller.identity import Caller, Unidentified
 from nebh.model import errors
 from nebh.model.event import Severity
 from nebh.wire import codec, failures
@@ -122,7 +123,7 @@ def _blob_headers(digest: str) -> dict[str, str]:
 async def begin_upload(call: Call) -> Answer:
     """Begin to push a blob, take over one of another repository, or push one in a single request."""
     digest, source = call.query.get("mount", ""), call.query.get("from", "")
-    mounts = bool(digest and source and in_scope(call.who.scope, source))
+    mounts = bool(digest and source and in_scope(call.who.scopes, source))
     if mounts and await _off(call.door.mount, call.repository, digest, source=source, now=call.now):
         return _stored(call, digest)
     name = await _off(call.door.begin_upload, call.repository, now=call.now)
@@ -300,12 +301,16 @@ def enter(core: Core, header: str) -> Entrance:
             raise Unidentified("cannot let you in: the Authorization header is broken", again=False) from error
         return core.door.enter(password, now=core.now())
     if scheme.lower() == "bearer" and "~" in text:
-        return operator_entrance(find_caller(core, header))
+        return _entrance(core, find_caller(core, header))
     if scheme.lower() == "bearer":
         return core.door.enter(text, now=core.now())
     raise Unidentified(
         "cannot let you in without a token", again=False, hint="`nebh image door-token` makes one; log in with it"
     )
+
+
+def _entrance(core: Core, caller: Caller) -> Entrance:
+    return entrance_of(caller, services=ci_services(core, caller.key) if caller.key else frozenset())
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

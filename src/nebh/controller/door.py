@@ -81,10 +81,10 @@ class Upload:
 
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
-    """Who stands at the door. scope: repository or `team/*`; "" = an operator, for all."""
+    """Who stands at the door. scopes: repositories, or `team/*`; an operator's is `*`."""
 
     name: str
-    scope: str
+    scopes: tuple[str, ...]
     push: bool
 
 
@@ -172,13 +172,13 @@ class Door:
                 again=False,
                 hint="`nebh image door-token` makes one",
             )
-        return Entrance(name=found[0].id, scope=found[0].repository, push=found[0].push)
+        return Entrance(name=found[0].id, scopes=(found[0].repository,), push=found[0].push)
 
     def check(self, who: Entrance, repository: str, *, push: bool) -> None:
         """Raise BadInput for what is no name, Refused for what the token is not for."""
         if len(repository) > 255 or not REPOSITORY.match(repository):
             raise BadInput(f"cannot use the repository {repository[:80]!r}: it is no name")
-        if not in_scope(who.scope, repository) or (push and not who.push):
+        if not in_scope(who.scopes, repository) or (push and not who.push):
             what = "push to" if push else "pull from"
             raise Refused(f"cannot {what} {repository}: the token is not for that", rule="door", alarm=False)
 
@@ -357,11 +357,10 @@ class OutOfRange(BadInput):
     """A part of an upload, or of a blob, that is not there."""
 
 
-def in_scope(scope: str, repository: str) -> bool:
-    """Tell whether a token's scope covers a repository; "" covers all."""
-    if scope.endswith("*"):
-        return repository.startswith(scope[:-1]) and len(repository) >= len(scope)
-    return scope in ("", repository)
+def in_scope(scopes: tuple[str, ...], repository: str) -> bool:
+    """Tell whether scopes cover a repository."""
+    below = (one[:-1] for one in scopes if one.endswith("*"))
+    return repository in scopes or any(repository.startswith(one) and repository != one for one in below)
 
 
 def plain_digest(text: str) -> str:
@@ -372,11 +371,16 @@ def plain_digest(text: str) -> str:
     return found
 
 
-def operator_entrance(caller: Caller) -> Entrance:
-    """Return what an operator may at the door: everything. Raises Refused for others."""
-    if caller.kind is not Who.OPERATOR:
-        raise Refused("cannot use the registry door as this caller", rule="door", alarm=False)
-    return Entrance(name=caller.name, scope="", push=True)
+def entrance_of(caller: Caller, *, services: frozenset[str]) -> Entrance:
+    """Return what a caller of the API may at the door: an operator everything, a CI key may pull what has the name of a
+    service of its own. Raises Refused for others."""
+    match caller.kind:
+        case Who.OPERATOR:
+            return Entrance(name=caller.name, scopes=("*",), push=True)
+        case Who.CI:
+            return Entrance(name=caller.name, scopes=tuple(services), push=False)
+        case _:
+            raise Refused("cannot use the registry door as this caller", rule="door", alarm=False)
 
 
 def _check_manifest(data: bytes, media_type: str) -> _Manifest:
