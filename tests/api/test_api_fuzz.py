@@ -78,7 +78,7 @@ def teach(cloud) -> None:
 
 def add_examples(document: dict, cloud) -> None:
     """Put a request that works into the document, for every operation that takes something."""
-    publication = cloud.sign(Wish(releases=(cloud.release(50),)))
+    publication = cloud.sign(Wish(releases=(cloud.release(50 + cloud.nobody().health().snapshot),)))
     status = cloud.as_operator().status()
     role = f"{status.versions['rel-web']}.rel-web.json"
     listed = json.loads(cloud.nobody().metadata(role, limit=1 << 20))["signed"]["targets"]
