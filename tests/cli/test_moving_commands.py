@@ -61,8 +61,8 @@ def test_door_tokens_are_made_listed_and_ended(rig):
 
 
 def test_a_kit_makes_a_cloud_of_its_own(rig, tmp_path):
-    rig.good("deploy", rig.spec("v1", name="shop"))
-    rig.good("key", "add", "--new", str(tmp_path / "ci.key"), "--as", "ci:shop", "--yes-widen")
+    rig.good("deploy", rig.spec("v1", name="zoo"))
+    rig.good("key", "add", "--new", str(tmp_path / "ci.key"), "--as", "ci:zoo", "--yes-widen")
     rig.good("key", "ci-kit", str(tmp_path / "ci.key"), "--out", str(tmp_path / "kit"))
     text = (tmp_path / "kit").read_text()
     (folder,) = (rig.folder / "config").iterdir()
