@@ -28,6 +28,7 @@ openssh-server    # doors are tested against a real sshd
 systemd           # systemd-analyze: the units are verified and scored
 btrfs-progs       # volumes on a file system with snapshots
 docker-registry   # images are fetched from a real registry
+podman            # images are pushed to the registry door by a real client
 iptables          # iptables-nft: another program's table beside ours
 busybox-static    # a container's whole userland in one file
 gcc               # programs that try to break out of a container

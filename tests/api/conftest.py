@@ -50,6 +50,7 @@ class Cloud:
     operator: Seed = field(default_factory=lambda: Seed(secrets.token_bytes(32)))
     node: Seed = field(default_factory=lambda: Seed(secrets.token_bytes(32)))
     transport: Seed = field(default_factory=lambda: Seed(secrets.token_bytes(32)))
+    ci: Seed = field(default_factory=lambda: Seed(secrets.token_bytes(32)))
     controller_key: str = ""
     pin: str = ""
     genesis: Genesis | None = None
@@ -129,6 +130,13 @@ class Cloud:
             login=Login(kind=Who.OPERATOR, sign=lambda data: (key.public, key.sign_bytes(data))),
         )
 
+    def as_ci(self, key: Seed | None = None) -> Client:
+        key = key or self.ci
+        return Client(
+            UnixTransport(path=self.socket),
+            login=Login(kind=Who.CI, sign=lambda data: (key.public, key.sign_bytes(data))),
+        )
+
     def statement(self, **changes: object) -> bytes:
         made = {
             "cluster_id": CLUSTER,
@@ -154,12 +162,12 @@ class Cloud:
             base=publication.base, metadata=publication.metadata, targets=publication.targets
         )
 
-    def sign(self, wish: Wish, **more: object) -> Publication:
+    def sign(self, wish: Wish, *, key: Seed | None = None, **more: object) -> Publication:
         assert self.genesis is not None
         with tempfile.TemporaryDirectory() as scratch:
             store = TrustStore(Path(scratch), self.nobody().fetch, self.genesis.root, CLUSTER)
             state = read_state(store)
-        return apply_wish(state, wish, key=self.operator, now=int(time.time()), **more).publication  # type: ignore[arg-type]
+        return apply_wish(state, wish, key=key or self.operator, now=int(time.time()), **more).publication  # type: ignore[arg-type]
 
     def policy(self, service: str = "web") -> Policy:
         return Policy(
@@ -237,12 +245,12 @@ def make_cloud() -> Iterator[Callable[[], Cloud]]:
 
 @pytest.fixture(scope="module")
 def cloud(make_cloud) -> Cloud:
-    """A running controller with service `web`, releases 1 and 2, published."""
+    """A running controller with service `web`, which has a CI key, releases 1 and 2, published."""
     made = make_cloud()
     made.start()
     made.publish(made.genesis.publication, made.nobody())
     made.publish(made.sign(Wish(policies=(made.policy(),), releases=(made.release(1),))))
-    made.publish(made.sign(Wish(releases=(made.release(2),))))
+    made.publish(made.sign(Wish(releases=(made.release(2),), ci_keys={"web": (made.ci.public,)})))
     return made
 
 

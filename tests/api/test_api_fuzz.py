@@ -20,12 +20,15 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
 
 from nebh.api.app import access_table
-from nebh.api.document import PACK, path_of
+from nebh.api.document import DELTA, PACK, path_of
 from nebh.client.transport import UnixTransport
+from nebh.images.delta_pack import Outgoing, encode_delta_pack
+from nebh.images.manifest import EMPTY_SHA256, MOUNT_DIRECTORIES, MOUNT_FILES, encode_manifest
 from nebh.images.pack import encode_pack
 from nebh.model import api
 from nebh.model.api import Who
 from nebh.model.errors import NebhError
+from nebh.model.image import EntryType, TreeEntry, TreeManifest
 from nebh.signing.statements import Seed
 from nebh.signing.wish import Wish
 from nebh.wire import codec
@@ -36,13 +39,30 @@ pytestmark = pytest.mark.e2e
 ALLOWED = {f"{method} {path_of(path)}": set(who) for method, path, who in access_table()}
 # Nobody may publish once, to found the cluster; here it is founded.
 PROPER = {**ALLOWED, "POST /v1/publish": {Who.OPERATOR}}
-OBJECTS = (b"one", b"two" * 1000)
+MANIFEST = encode_manifest(
+    TreeManifest(
+        format=1,
+        entries=tuple(
+            TreeEntry(path=path, type=EntryType.FILE, mode=0o644, sha256=EMPTY_SHA256)
+            if path in MOUNT_FILES
+            else TreeEntry(path=path, type=EntryType.DIRECTORY, mode=0o755)
+            for path in sorted((*MOUNT_DIRECTORIES, *MOUNT_FILES))
+        ),
+    )
+)
+OBJECTS = (b"one", MANIFEST)
 DIGESTS = tuple(hashlib.sha256(data).hexdigest() for data in OBJECTS)
 
 
 def pack(*contents: bytes) -> bytes:
     known = {hashlib.sha256(data).hexdigest(): data for data in contents}
     return b"".join(encode_pack([(digest, len(data)) for digest, data in known.items()], lambda one: [known[one]]))
+
+
+def delta_pack(*contents: bytes) -> bytes:
+    known = {hashlib.sha256(data).hexdigest(): data for data in contents}
+    outgoing = [Outgoing(digest, len(data)) for digest, data in known.items()]
+    return b"".join(encode_delta_pack(outgoing, lambda one: [known[one]]))
 
 
 def teach(cloud) -> None:
@@ -53,11 +73,12 @@ def teach(cloud) -> None:
     schemathesis.openapi.format("nebh-cursor", st.sampled_from(["", "{}", '{"web-1-0-1":"5@9"}', '{"a":"b"}']))
     packs = st.lists(st.binary(max_size=100), max_size=3).map(lambda contents: pack(*contents))
     schemathesis.openapi.media_type(PACK, packs)
+    schemathesis.openapi.media_type(DELTA, packs.map(lambda _: delta_pack(*OBJECTS)))
 
 
 def add_examples(document: dict, cloud) -> None:
     """Put a request that works into the document, for every operation that takes something."""
-    publication = cloud.sign(Wish(releases=(cloud.release(50),)))
+    publication = cloud.sign(Wish(releases=(cloud.release(50 + cloud.nobody().health().snapshot),)))
     status = cloud.as_operator().status()
     role = f"{status.versions['rel-web']}.rel-web.json"
     listed = json.loads(cloud.nobody().metadata(role, limit=1 << 20))["signed"]["targets"]
@@ -66,6 +87,8 @@ def add_examples(document: dict, cloud) -> None:
     parameters = {
         "service": "web",
         "name": "timestamp.json",
+        "digest": DIGESTS[1],
+        "number": "3fa94c01d2e8",
         "path": f"{folder}/{about['hashes']['sha256']}.{name}",
     }
     plain = {
@@ -81,6 +104,8 @@ def add_examples(document: dict, cloud) -> None:
         "/v1/orders": api.Signed(envelope=base64.b64encode(cloud.order()).decode()),
         "/v1/objects/missing": api.Digests(digests=DIGESTS),
         "/v1/objects/batch": api.Digests(digests=DIGESTS),
+        "/v1/objects/patches": api.Digests(digests=DIGESTS),
+        "/v1/door/tokens": api.DoorTokenRequest(repository="web"),
         "/v1/node/poll": api.PollRequest(snapshot=0, seq=0, order=0, wait=0),
         "/v1/node/report": api.ReportRequest(),
     }
@@ -89,10 +114,12 @@ def add_examples(document: dict, cloud) -> None:
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] in parameters:
                     parameter["example"] = parameters[parameter["name"]]
-            if path in plain:
+            if path in plain and "requestBody" in operation:
                 content = operation["requestBody"]["content"]["application/json"]
                 content["example"] = json.loads(codec.encode(plain[path]))
     document["paths"]["/v1/objects"]["post"]["requestBody"]["content"][PACK]["example"] = pack(*OBJECTS)
+    deltas = document["paths"]["/v1/objects/deltas"]["post"]["requestBody"]["content"]
+    deltas[DELTA]["example"] = delta_pack(*OBJECTS)
 
 
 def respell(value):
@@ -108,7 +135,7 @@ def prepare(cloud, case) -> None:
     """Let nobody wait for long, and sign a fresh nonce where a token is asked for by the operator's own key."""
     case.body = respell(case.body)
     negative = case.meta is not None and case.meta.generation.mode.is_negative
-    if case.path == "/v1/objects" and negative and isinstance(case.body, bytes):
+    if case.path in ("/v1/objects", "/v1/objects/deltas") and negative and isinstance(case.body, bytes):
         case.body = case.body[:-4]  # a pack is all that schemathesis knows to make: it has no wrong ones
     for fields in (case.query, case.body):
         for name in ("wait", "follow"):
@@ -139,7 +166,7 @@ def make_schema(cloud, document: dict, who: Who, *, examples: int, seed: int | N
 
 
 def token(cloud, who: Who) -> str:
-    client = cloud.as_operator() if who is Who.OPERATOR else cloud.as_node()
+    client = {Who.OPERATOR: cloud.as_operator, Who.NODE: cloud.as_node, Who.CI: cloud.as_ci}[who]()
     client._enter()
     return client._token
 
@@ -208,7 +235,7 @@ def table():
     made: dict[Who, dict[str, set[int]]] = {}
     yield made
     if len(made) == len(Who):
-        print(f"\n{'operation':46} {'nobody':22} {'node':22} operator")
+        print(f"\n{'operation':46} {'nobody':22} {'node':22} {'operator':22} CI key")
         for name in PROPER:
             cells = (", ".join(str(one) for one in sorted(made[who][name])) for who in Who)
             print(f"{name:46} " + " ".join(f"{cell:22}" for cell in cells))

@@ -52,6 +52,18 @@ def test_every_operation_says_who_may_call_it(app):
     assert {name for name, who in rows.items() if Who.NODE in who} - open_to_all == {
         "POST /v1/node/poll",
         "POST /v1/node/report",
+        "GET /v1/objects/{digest:str}",
         "POST /v1/objects/batch",
+        "POST /v1/objects/patches",
+    }
+    assert {name for name, who in rows.items() if Who.CI in who} - open_to_all == {
+        "GET /v1/events",
+        "GET /v1/images/{digest:str}/missing",
+        "GET /v1/receipts",
+        "GET /v1/services/{service:str}",
+        "POST /v1/objects",
+        "POST /v1/objects/deltas",
+        "POST /v1/objects/missing",
+        "POST /v1/services/{service:str}/deployments",
     }
     assert all(Who.OPERATOR in who for name, who in rows.items() if not name.startswith("POST /v1/node/"))

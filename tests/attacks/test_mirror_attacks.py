@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nebh.agent import sources
-from nebh.agent.sources import parse_mirror
+from nebh.client import mirror as mirrors
+from nebh.client.mirror import parse_mirror
 from nebh.host.channels import Channel, listening_tcp
 from nebh.model.errors import NebhError, NotFound, Unreachable
 
@@ -145,7 +145,7 @@ def test_a_redirect_is_not_followed(site, status: str) -> None:
     ids=["cut", "two lengths", "no chunk", "error", "nothing", "noise", "hang up", "endless head", "silent"],
 )
 def test_whatever_else_it_says_is_an_error_of_ours(site, answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    monkeypatch.setattr(mirrors, "TIMEOUT", 0.5)
     with pytest.raises(NebhError) as caught:
         taken(site(answer))
     assert not isinstance(caught.value, NotFound)

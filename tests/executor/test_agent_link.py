@@ -109,3 +109,18 @@ def test_metadata_has_exactly_the_size_that_was_said(agent) -> None:
     for _ in range(4):
         with pytest.raises(BadInput):
             link.metadata(source="controller", name="metadata/x", limit=100)
+
+
+def test_the_agent_is_told_the_signed_mirrors(agent) -> None:
+    heads: list[Head] = []
+
+    def answer(channel: FrameChannel, head: Head) -> None:
+        heads.append(head)
+        channel.send({"digest": DIGEST, "last": True} if head["op"] == "objects" else {"ok": True, "size": 0})
+
+    link = AgentLink(agent(answer))
+    fetch(link, size=0)
+    link.mirrors = lambda: ("http://mirror.example/nebh",)
+    fetch(link, size=0)
+    link.metadata(source="mirror-0", name="metadata/x", limit=100)
+    assert [one.get("mirrors") for one in heads] == [None, *[["http://mirror.example/nebh"]] * 2]

@@ -67,6 +67,8 @@ def test_the_example_means_what_its_comments_say() -> None:
         ("docker-archive: ../f.tar", SourceKind.DOCKER_ARCHIVE, "/srv/f.tar"),
         ("dir: /abs", SourceKind.DIRECTORY, "/abs"),
         (f"registry: docker.io/library/redis@sha256:{'a' * 64}", SourceKind.REGISTRY, None),
+        ("door: web:1.2", SourceKind.DOOR, "web:1.2"),
+        (f"door: team/web@sha256:{'a' * 64}", SourceKind.DOOR, None),
         (f"manifest: {'ab' * 32}", SourceKind.MANIFEST, "ab" * 32),
     ],
 )

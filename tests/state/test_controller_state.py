@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import create_engine, inspect
 
 from nebh.model.api import DeploymentRequest, DeploymentState
@@ -10,7 +14,8 @@ from nebh.model.errors import Broken
 from nebh.model.event import Event, Severity
 from nebh.model.statement import Outcome, Phase
 from nebh.state import deployments as store
-from nebh.state.database import Database
+from nebh.state import migrations
+from nebh.state.database import Database, needs_migration
 from nebh.state.events import add_event, events_after, newest_event, prune_events
 from nebh.state.migrate import migrate
 from nebh.state.orders import add_order, waiting_orders
@@ -33,6 +38,21 @@ def test_migrations_make_exactly_the_tables(tmp_path, database):
         assert {column["name"] for column in found.get_columns(name)} == {column.name for column in table.columns}
         assert {index["name"] for index in found.get_indexes(name)} == {index.name for index in table.indexes}
     migrate(tmp_path / "c.db")
+
+
+def test_a_database_of_an_older_program_is_brought_up(tmp_path):
+    path = tmp_path / "old.db"
+    assert needs_migration(path)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{path}")
+    command.upgrade(config, "0001")
+    assert needs_migration(path)
+    with pytest.raises(Broken):
+        Database(path)
+    migrate(path)
+    assert not needs_migration(path)
+    Database(path).close()
 
 
 def test_an_empty_database_is_not_used(tmp_path):

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from nebh.agent import probe
-from nebh.agent.sources import Item, Sources
+from nebh.agent.delivery import Item
+from nebh.agent.sources import Sources
 from nebh.client.frame_channel import FrameChannel, Head
 from nebh.host.channels import Peer
 from nebh.model.errors import BadInput, NotFound
@@ -25,17 +26,19 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class MetadataRequest(_Request, frozen=True):
-    """A metadata or target file of one source, at most `max` bytes."""
+    """A metadata or target file of one source, at most `max` bytes. mirrors: as the signed settings name them."""
 
     source: str
     name: str
     max: int
+    mirrors: list[str] = []
 
 
 class ObjectsRequest(_Request, frozen=True):
-    """Objects by (digest, size)."""
+    """Objects by (digest, size). mirrors: as the signed settings name them."""
 
     items: list[tuple[str, int]]
+    mirrors: list[str] = []
 
 
 class ProbeRequest(_Request, frozen=True):
@@ -71,7 +74,7 @@ class Door:
 
     def _metadata(self, channel: FrameChannel, request: MetadataRequest) -> None:
         limit = min(max(request.max, 0), METADATA_LIMIT)
-        data = self._sources.metadata(request.source, request.name, limit)
+        data = self._sources.metadata(request.source, request.name, limit, signed=tuple(request.mirrors))
         if data is None:
             raise NotFound(f"{request.source} has no {request.name}")
         if len(data) > limit:
@@ -92,7 +95,7 @@ class Door:
                     channel.send({"digest": digest, "last": False}, chunk[start : start + BODY_LIMIT])
             channel.send({"digest": digest, "last": True})
 
-        self._sources.objects(items, take)
+        self._sources.objects(items, take, signed=tuple(request.mirrors))
 
     def _probe(self, channel: FrameChannel, request: ProbeRequest) -> None:
         if request.kind not in {"http", "tcp"} or not 0 < request.port < 65536 or not 0 < request.timeout <= 60_000:

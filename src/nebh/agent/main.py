@@ -11,14 +11,18 @@ import threading
 from pathlib import Path
 
 from nebh import __version__
+from nebh.agent.delivery import Held
 from nebh.agent.door import Door
 from nebh.agent.relay import Down, Loop, Up
+from nebh.agent.sharing import Sharing
 from nebh.agent.sources import ControllerSource, Sources, parse_mirror
 from nebh.agent.transport_key import TransportIdentity, sign_once
 from nebh.client.frame_channel import serve_frames
 from nebh.client.transport import parse_transport
 from nebh.host import faults
+from nebh.host.throttle import Throttle
 from nebh.model.errors import NebhError
+from nebh.model.quantities import parse_size
 
 STATE, RUN = Path("/var/lib/nebh/agent"), Path("/run/nebh")
 
@@ -51,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--controller", default="", metavar="URL", help="unix:PATH or https://HOST:PORT")
     serving.add_argument("--pin", action="append", default=[], metavar="SHA256", help="of the controller's certificate")
     serving.add_argument("--mirror", action="append", default=[], metavar="URL", help="a static mirror, in order")
+    serving.add_argument("--neighbour", action="append", default=[], metavar="URL", help="another node's --share door")
+    serving.add_argument("--store", type=Path, metavar="DIR", help="the node's objects, to patch and to share")
+    serving.add_argument("--share", default="", metavar="ADDR:PORT", help="give objects to neighbours there")
+    serving.add_argument("--limit-rate", default="0", metavar="RATE", help="fetch at no more than this a second")
     signing = commands.add_parser("sign", help="for its own child")
     signing.add_argument("--key", type=Path, required=True)
     return parser
@@ -63,10 +71,19 @@ def serve(options: argparse.Namespace) -> int:
     transport = parse_transport(options.controller or f"unix:{options.run / 'controller.sock'}", pins=pins)
     identity = TransportIdentity(state=options.state, executor=executor)
     source = ControllerSource(transport, identity)
-    sources = Sources(source, tuple(parse_mirror(url, pins=pins) for url in options.mirror))
+    sources = Sources(
+        source,
+        tuple(parse_mirror(url, pins=pins) for url in options.mirror),
+        neighbours=tuple(parse_mirror(url, pins=pins) for url in options.neighbour),
+        held=Held(options.store) if options.store else None,
+        throttle=Throttle(parse_size(options.limit_rate)),
+        pins=pins,
+    )
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    if options.share and options.store:
+        Sharing(Held(options.store), options.share)
     allowed = frozenset({0, os.geteuid()})
     door = serve_frames(
         options.door or options.run / "agent.sock",

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from urllib.parse import quote
 
+from nebh.agent.delivery import Delivery, Held, Item, Take
 from nebh.agent.transport_key import TransportIdentity
 from nebh.client.api_client import Client
-from nebh.client.http import HttpConnection
-from nebh.client.transport import TcpTransport, TlsTransport, Transport, split_address
-from nebh.images.pack import PackLimits, decode_pack
-from nebh.model.errors import BadInput, NotFound, Refused, Unreachable
+from nebh.client.mirror import MirrorSource, parse_mirror
+from nebh.client.transport import Transport
+from nebh.host.throttle import Throttle
+from nebh.images.delta_pack import Packed, decode_delta_pack
+from nebh.images.pack import PackLimits, PackStream, decode_pack
+from nebh.model.errors import BadInput, Unreachable
 
+__all__ = ["ControllerSource", "MirrorSource", "Sources", "parse_mirror"]
 CONTROLLER = "controller"
-TIMEOUT = 20.0
-Item = tuple[str, int]
-Take = Callable[[Iterator[bytes]], None]
+_MOST_MIRRORS = 16
+LEFT_OUT = 300.0
+"""Seconds that a mirror or neighbour which failed is not asked for objects."""
 
 
 class ControllerSource:
@@ -63,6 +66,8 @@ class ControllerSource:
 
     def objects(self, items: tuple[Item, ...], take: Take) -> None:
         """Hand the chunks of each item to `take`, in order. Raises Unreachable, NotFound, BadInput."""
+        if not items:
+            return
         limits = PackLimits(objects=len(items), object=max(size for _, size in items), bytes=sum(s for _, s in items))
         with self.client() as client:
             wanted = iter(items)
@@ -71,99 +76,73 @@ class ControllerSource:
                     raise BadInput(f"cannot take object {packed.digest[:12]}: another one was asked for")
                 take(packed.chunks)
 
+    def patches(self, digests: tuple[str, ...]) -> Iterator[Packed]:
+        """Yield the patches that make these objects. Raises as the client does, BadInput."""
+        with self.client() as client:
+            yield from decode_delta_pack(client.download_patches(digests))
 
-@dataclass(frozen=True)
-class MirrorSource:
-    """A static HTTP server: BASE/metadata/..., BASE/targets/..., BASE/objects/ab/<sha256>. No redirects are followed."""
-
-    transport: Transport
-    host: str
-    base: str
-
-    def metadata(self, name: str, limit: int) -> bytes | None:
-        """Return a file, None when there is none; at most limit + 1 bytes."""
-        try:
-            return b"".join(self._get(name, limit))
-        except NotFound:
-            return None
-
-    def objects(self, items: tuple[Item, ...], take: Take) -> None:
-        """Hand the chunks of each item to `take`, in order. Raises Unreachable, NotFound."""
-        for digest, size in items:
-            take(self._get(f"objects/{digest[:2]}/{digest}", size))
-
-    def _get(self, name: str, limit: int) -> Iterator[bytes]:
-        connection = HttpConnection(self.transport.connect(), host=self.host)
-        try:
-            answer = connection.request("GET", f"{self.base}/{quote(name)}", headers={}, timeout=TIMEOUT)
-            if answer.status == 404:
-                raise NotFound(f"{self.host} has no {name}")
-            if answer.status != 200:
-                raise Unreachable(f"cannot fetch {name} from {self.host}: status {answer.status}")
-            left = limit + 1
-            for chunk in answer.chunks:
-                yield chunk[:left]
-                left -= len(chunk)
-                if left <= 0:
-                    return
-        finally:
-            connection.close()
-
-
-def parse_mirror(url: str, *, pins: tuple[str, ...]) -> MirrorSource:
-    """Return the source that `http://host[:port]/base` (or https with a pin) names. Raises BadInput."""
-    scheme, _, rest = url.partition("://")
-    place, slash, path = rest.partition("/")
-    base = f"{slash}{path}".rstrip("/")
-    if scheme == "http":
-        host, port = split_address(place, default=80)
-        return MirrorSource(TcpTransport(host=host, port=port), place, base)
-    if scheme == "https" and pins:
-        host, port = split_address(place, default=443)
-        return MirrorSource(TlsTransport(host=host, port=port, pins=pins), place, base)
-    raise BadInput(f"cannot use the mirror {url!r}", hint="write http://host/path, or https:// with --pin")
+    def rest(self, item: Item, offset: int) -> Iterator[bytes]:
+        """Yield an object's bytes from `offset` on. Raises Unreachable, NotFound, BadInput."""
+        with self.client() as client:
+            yield from PackStream(client.download_rest(item[0], offset=offset)).rest(item[1] - offset)
 
 
 class Sources:
     """The controller and the mirrors by the names the executor uses: `controller`, `mirror-0`, `mirror-1`..."""
 
-    def __init__(self, controller: ControllerSource, mirrors: tuple[MirrorSource, ...]) -> None:
+    def __init__(
+        self,
+        controller: ControllerSource,
+        mirrors: tuple[MirrorSource, ...],
+        *,
+        neighbours: tuple[MirrorSource, ...] = (),
+        held: Held | None = None,
+        throttle: Throttle | None = None,
+        pins: tuple[str, ...] = (),
+    ) -> None:
+        """neighbours: other nodes, asked for objects first; held: what this node has, to patch; throttle: for objects
+        on their way here."""
         self.controller = controller
-        self._mirrors = mirrors
+        self._mirrors, self._neighbours = mirrors, neighbours
+        self._held, self._throttle = held, throttle or Throttle()
+        self._pins, self._by_url = pins, dict[str, MirrorSource | None]()
+        self._left_out: dict[MirrorSource, float] = {}
 
-    def metadata(self, source: str, name: str, limit: int) -> bytes | None:
-        """Return a file of one source. Raises NotFound for an unknown source, Unreachable."""
+    def metadata(self, source: str, name: str, limit: int, *, signed: tuple[str, ...] = ()) -> bytes | None:
+        """Return a file of one source. signed: the mirrors of the signed settings, for `mirror-<number>`. Raises NotFound for an unknown source, Unreachable."""
         if not name.startswith(("metadata/", "targets/")) or ".." in name:
             raise BadInput(f"cannot fetch {name[:80]!r}: names begin with metadata/ or targets/")
         if source == CONTROLLER:
             return self.controller.metadata(name, limit)
-        known = {f"mirror-{number}": mirror for number, mirror in enumerate(self._mirrors)}
-        if source not in known:
+        known = {f"mirror-{number}": mirror for number, mirror in enumerate(self._all_mirrors(signed))}
+        mirror = known.get(source)
+        if mirror is None:
             raise Unreachable(f"cannot fetch from {source[:80]!r}: this agent knows no such source")
-        return known[source].metadata(name, limit)
+        return mirror.metadata(name, limit)
 
-    def objects(self, items: tuple[Item, ...], take: Callable[[Item, Iterator[bytes]], None]) -> None:
-        """Hand every item's chunks to `take`, in order; a source that fails is replaced by the next one, unless it
-        failed inside an object. Raises Unreachable, NotFound, BadInput."""
-        done = 0
-        begun = False
+    def objects(
+        self, items: tuple[Item, ...], take: Callable[[Item, Iterator[bytes]], None], *, signed: tuple[str, ...] = ()
+    ) -> None:
+        """Hand every item's chunks to `take`, in order, from wherever they can be had (`agent.delivery`). Raises
+        Unreachable, NotFound, BadInput."""
+        now = time.monotonic()
+        mirrors = [one for one in self._all_mirrors(signed) if one is not None]
+        others = [one for one in (*self._neighbours, *mirrors) if self._left_out.get(one, 0.0) <= now]
+        delivery = Delivery(items, take, held=self._held, throttle=self._throttle, distrust=self._distrust)
+        delivery.run(self.controller, (*others, self.controller))
 
-        def note(chunks: Iterator[bytes]) -> None:
-            nonlocal done, begun
-            begun = True
-            take(items[done], chunks)
-            done, begun = done + 1, False
+    def _all_mirrors(self, signed: tuple[str, ...]) -> tuple[MirrorSource | None, ...]:
+        """Return the signed mirrors, in their order, then those of the command line; None: one that cannot be used."""
+        return (*(self._parsed(url) for url in signed[:_MOST_MIRRORS]), *self._mirrors)
 
-        problem: Unreachable | NotFound | BadInput | Refused = NotFound("cannot fetch objects: there is no source")
-        sources: tuple[ControllerSource | MirrorSource, ...] = (self.controller, *self._mirrors)
-        for source in sources:
-            if done == len(items):
-                return
+    def _parsed(self, url: str) -> MirrorSource | None:
+        if url not in self._by_url:
             try:
-                source.objects(items[done:], note)
-            except (Unreachable, NotFound, BadInput, Refused) as error:
-                problem = error
-                if begun:
-                    raise
-        if done < len(items):
-            raise problem
+                self._by_url[url] = parse_mirror(url, pins=self._pins)
+            except BadInput:
+                self._by_url[url] = None
+        return self._by_url[url]
+
+    def _distrust(self, source: object) -> None:
+        if isinstance(source, MirrorSource):
+            self._left_out[source] = time.monotonic() + LEFT_OUT

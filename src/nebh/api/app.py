@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from nebh.api import node_routes, object_routes, operator_routes, public_routes
+from nebh.api import door_routes, moving_routes, node_routes, object_routes, operator_routes, public_routes
 from nebh.api.access import allowed, get_caller, make_guard
 from nebh.api.document import Document
 from nebh.controller.core import Core
@@ -37,7 +37,9 @@ HANDLERS: tuple[HTTPRouteHandler, ...] = (
     *public_routes.HANDLERS,
     *operator_routes.HANDLERS,
     *object_routes.HANDLERS,
+    *moving_routes.HANDLERS,
     *node_routes.HANDLERS,
+    *door_routes.HANDLERS,
 )
 STATUS: dict[type[errors.NebhError], int] = {
     Unidentified: 401,
@@ -57,7 +59,7 @@ def make_app(core: Core) -> Litestar:
     for handler in HANDLERS:
         allowed(handler)
     return Litestar(
-        route_handlers=HANDLERS,
+        route_handlers=(*HANDLERS, door_routes.make_door(core)),
         guards=[make_guard(core)],
         dependencies={
             "core": Provide(lambda: core, sync_to_thread=False),

@@ -16,6 +16,8 @@ from nebh.model.api import Who
 Plain = dict[str, Any]
 
 PACK = "application/vnd.nebh.pack+zstd"
+DELTA = "application/vnd.nebh.delta+zstd"
+ZSTD = "application/zstd"
 _ERROR: Plain = {
     "title": "Error",
     "description": "Every answer that is not 2xx.",
@@ -30,24 +32,31 @@ _ENVELOPE: Plain = {"contentEncoding": "base64", "format": "nebh-statement"}
 _FIELDS: dict[tuple[str, str], Plain] = {
     ("Digests", "digests"): {"maxItems": 10_000, "items": {"type": "string", "pattern": _HEX[64]}},
     ("DeploymentRequest", "nonce"): {"pattern": "^[0-9a-f]{16,64}$"},
+    ("DoorTokenRequest", "repository"): {"pattern": "^[a-z0-9]{1,40}(/[a-z0-9]{1,40}){0,3}$"},
+    ("DoorTokenRequest", "days"): {"minimum": 1, "maximum": 366},
     **{("DeploymentRequest", field): _COUNT for field in ("counter", "epoch", "replicas")},
     **{("PollRequest", field): _COUNT for field in ("seq", "order")},
     **{("Event", field): _COUNT for field in ("number", "at")},
     ("PollRequest", "wait"): {"minimum": 0, "maximum": 60_000},
-    ("TokenRequest", "kind"): {"enum": [Who.NODE, Who.OPERATOR]},
+    ("TokenRequest", "kind"): {"enum": [Who.NODE, Who.OPERATOR, Who.CI]},
     ("TokenRequest", "key"): {"pattern": _HEX[64]},
     ("TokenRequest", "signature"): {"pattern": _HEX[128]},
     ("TokenRequest", "envelope"): _ENVELOPE,
     ("Signed", "envelope"): _ENVELOPE,
 }
-_PARAMETERS: dict[tuple[str, str], Plain] = {("/v1/services/{service}/logs", "cursor"): {"format": "nebh-cursor"}}
+_PARAMETERS: dict[tuple[str, str], Plain] = {
+    ("/v1/services/{service}/logs", "cursor"): {"format": "nebh-cursor"},
+    ("/v1/objects/{digest}", "digest"): {"pattern": _HEX[64]},
+    ("/v1/images/{digest}/missing", "digest"): {"pattern": _HEX[64]},
+}
 _FILE: Plain = {
     "type": "object",
     "required": ["signed", "signatures"],
     "properties": {"signed": {"type": "object"}, "signatures": {"type": "array"}},
 }
 _ANSWERS: dict[str, Plain] = {"/v1/metadata/{name}": _FILE, "/v1/targets/{path}": {"type": "object"}}
-_BODIES: dict[str, Plain] = {"/v1/objects": {PACK: {"schema": {"type": "string", "format": "binary"}}}}
+_BINARY: Plain = {"schema": {"type": "string", "format": "binary"}}
+_BODIES: dict[str, Plain] = {"/v1/objects": {PACK: _BINARY}, "/v1/objects/deltas": {DELTA: _BINARY}}
 
 
 def path_of(path: str) -> str:

@@ -13,25 +13,25 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
 from litestar.response import Stream
 
-from nebh.api.access import KNOWN, allow
+from nebh.api.access import DEPLOYING, KNOWN, allow
 from nebh.api.document import PACK as MEDIA
 from nebh.controller import storing
 from nebh.controller.core import Core
-from nebh.model.api import Digests, Stored, Who
+from nebh.model.api import Digests, Stored
 
-OPERATOR = allow(Who.OPERATOR)
+SENDER = allow(*DEPLOYING)
 
 
-@post("/v1/objects/missing", opt=OPERATOR, status_code=200)
+@post("/v1/objects/missing", opt=SENDER, status_code=200)
 async def missing(core: NamedDependency[Core], data: JSONBody[Digests]) -> Digests:
     """Which of these objects the controller lacks."""
     return await asyncio.to_thread(storing.find_missing, core, data)
 
 
-@post("/v1/objects", opt=OPERATOR, status_code=200, request_max_body_size=None)
+@post("/v1/objects", opt=SENDER, status_code=200, request_max_body_size=None)
 async def upload(core: NamedDependency[Core], request: Request[Any, Any, State]) -> Stored:
     """Store a pack of objects; each is hashed before it has a name."""
-    chunks = _from_loop(request.stream(), asyncio.get_running_loop())
+    chunks = from_loop(request.stream(), asyncio.get_running_loop())
     return await asyncio.to_thread(storing.store_pack, core, chunks)
 
 
@@ -47,7 +47,7 @@ async def batch(core: NamedDependency[Core], data: JSONBody[Digests]) -> Stream:
     return Stream(await asyncio.to_thread(storing.make_pack, core, data), media_type=MEDIA)
 
 
-def _from_loop(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+def from_loop(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
     """Yield in a worker thread what arrives in the loop: one chunk at a time, so that a slow disk slows the sender."""
 
     async def next_chunk() -> bytes | None:

@@ -8,9 +8,10 @@ from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from nebh.api.access import allow
+from nebh.api.access import DEPLOYING, allow
 from nebh.controller import deploying, viewing
 from nebh.controller.core import Core
+from nebh.controller.entering import check_service, ci_services
 from nebh.controller.identity import Caller
 from nebh.controller.placing import schedule
 from nebh.model.api import (
@@ -31,6 +32,7 @@ from nebh.model.api import (
 )
 
 OPERATOR = allow(Who.OPERATOR, fails=(404,))
+FOLLOWING = allow(*DEPLOYING, fails=(404,))
 """404: no such service, or nothing was published yet."""
 Cursor = Annotated[int, QueryParameter(ge=-1, lt=2**53)]
 Wait = Annotated[int, QueryParameter(ge=0, le=60_000, description="ms to wait for the first answer")]
@@ -56,9 +58,10 @@ def services(core: NamedDependency[Core]) -> Services:
     return viewing.view_services(core)
 
 
-@get("/v1/services/{service:str}", opt=OPERATOR, sync_to_thread=False)
-def service_view(core: NamedDependency[Core], service: FromPath[str]) -> ServiceView:
+@get("/v1/services/{service:str}", opt=FOLLOWING, sync_to_thread=False)
+def service_view(core: NamedDependency[Core], caller: NamedDependency[Caller], service: FromPath[str]) -> ServiceView:
     """One service: its releases, where it runs, its newest deployment."""
+    check_service(core, caller, service)
     return viewing.view_service(core, service)
 
 
@@ -70,7 +73,7 @@ def releases(core: NamedDependency[Core], service: FromPath[str]) -> Releases:
 
 @post(
     "/v1/services/{service:str}/deployments",
-    opt=allow(Who.OPERATOR, fails=(404, 409, 422)),
+    opt=allow(*DEPLOYING, fails=(404, 409, 422)),
     status_code=200,
     sync_to_thread=False,
 )
@@ -81,6 +84,7 @@ def deployments(
     data: JSONBody[DeploymentRequest],
 ) -> Deployment:
     """Choose nodes, sign an assignment for each, wake them. The same nonce again gives the same answer."""
+    check_service(core, caller, service)
     return deploying.deploy(core, service=service, request=data, caller=caller, schedule=schedule)
 
 
@@ -96,13 +100,24 @@ def hints(core: NamedDependency[Core]) -> None:
     core.wake_nodes()
 
 
-@get("/v1/events", opt=OPERATOR)
-async def events(core: NamedDependency[Core], after: Cursor = -1, service: Text = "", wait: Wait = 0) -> Events:
-    """Events after a cursor, oldest first; -1 begins 50 before the newest. A long poll when `wait` is given."""
-    return await viewing.view_events(core, after=after, service=service, wait=wait / 1000)
+@get("/v1/events", opt=FOLLOWING)
+async def events(
+    core: NamedDependency[Core],
+    caller: NamedDependency[Caller],
+    after: Cursor = -1,
+    service: Text = "",
+    wait: Wait = 0,
+) -> Events:
+    """Events after a cursor, oldest first; -1 begins 50 before the newest. A long poll when `wait` is given. A CI key
+    sees those of its own services."""
+    found = await viewing.view_events(core, after=after, service=service, wait=wait / 1000)
+    if caller.kind is not Who.CI:
+        return found
+    mine = ci_services(core, caller.key)
+    return Events(cursor=found.cursor, events=tuple(one for one in found.events if one.service in mine))
 
 
-@get("/v1/receipts", opt=OPERATOR)
+@get("/v1/receipts", opt=FOLLOWING)
 async def receipts(core: NamedDependency[Core], nonce: Text = "", after: Cursor = 0, wait: Wait = 0) -> Receipts:
     """Nodes' signed receipts after a cursor, untouched. A long poll when `wait` is given."""
     return await viewing.view_receipts(core, nonce=nonce, after=after, wait=wait / 1000)

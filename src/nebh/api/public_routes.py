@@ -29,7 +29,7 @@ def nonces(core: NamedDependency[Core]) -> Nonce:
 
 @post("/v1/tokens", opt=allow(*EVERYBODY, fails=(403, 404)), status_code=200, sync_to_thread=False)
 def tokens(core: NamedDependency[Core], data: JSONBody[TokenRequest]) -> Token:
-    """A token for 15 minutes, for whoever signs the nonce with an operator's or a node's transport key."""
+    """A token for 15 minutes, for whoever signs the nonce with an operator's, a CI or a node's transport key."""
     return entering.give_token(core, data)
 
 
@@ -47,11 +47,12 @@ def targets(core: NamedDependency[Core], path: FromPath[str]) -> Response[bytes]
     return _file(core.repository.target(path.lstrip("/")))
 
 
-@post("/v1/publish", opt=allow(Who.NOBODY, Who.OPERATOR, fails=(403, 409)), status_code=200)
+@post("/v1/publish", opt=allow(Who.NOBODY, Who.OPERATOR, Who.CI, fails=(403, 409)), status_code=200)
 async def publish(
     core: NamedDependency[Core], caller: NamedDependency[Caller], data: JSONBody[PublishRequest]
 ) -> Published:
-    """Replace the published set, if it is still the one that was built upon. Operators only, once there is one."""
+    """Replace the published set, if it is still the one that was built upon. Operators only, once there is one; or a service's CI key, with a release: then this controller signs the snapshot, where
+    it may."""
     return await publishing.publish(core, data, caller=caller)
 
 

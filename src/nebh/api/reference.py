@@ -8,6 +8,7 @@ from litestar import Litestar
 
 from nebh.api.app import HANDLERS, access_table
 from nebh.api.document import describe, path_of
+from nebh.api.door import ROUTES
 from nebh.model.api import Who
 
 Plain = dict[str, Any]
@@ -25,20 +26,35 @@ def render_reference(app: Litestar) -> str:
         "`--listen`. The OpenAPI document is at `/schema/openapi.json`. No call is authority for a node: nodes obey signatures.",
         "",
         "**Tokens.** `POST /v1/nonces` gives a nonce; sign `nebh/v1/token\\n<kind>\\n<nonce>\\n` with an operator's key (kind",
-        "`operator`) or with a node's transport key (kind `node`, with the node-signed `transport` statement in `envelope`);",
+        "`operator`), with a key that signs a service's releases (kind `ci`: it reaches that service only), or with a node's transport key (kind `node`, with the node-signed `transport` statement in `envelope`);",
         "`POST /v1/tokens` then gives a token for 15 minutes, sent as `Authorization: Bearer ...`.",
         "",
         "**Errors** are `{error, hint, kind, rule}`: 400 BadInput, 401 and 403 Refused, 404 NotFound, 409 Conflict, 422 Failed,",
         "500 Broken, 503 Unreachable.",
         "",
-        "| operation | nobody | node | operator |",
-        "|---|---|---|---|",
+        "| operation | nobody | node | operator | CI key |",
+        "|---|---|---|---|---|",
     ]
     for method, path, who in access_table():
-        marks = " | ".join("yes" if one in who else "" for one in (Who.NOBODY, Who.NODE, Who.OPERATOR))
+        marks = " | ".join("yes" if one in who else "" for one in (Who.NOBODY, Who.NODE, Who.OPERATOR, Who.CI))
         lines.append(f"| `{method} {path_of(path)}` | {marks} |")
     for method, path, _ in access_table():
         lines += _operation(schema, method, path_of(path))
+    lines += [
+        "",
+        "## The registry door",
+        "",
+        "Everything below `/v2` is the OCI distribution API 1.1, for `docker push`, `podman push` and `skopeo copy` over the TLS",
+        "door (`docs/images-moving.md`). It takes tokens of its own: log in with any user name and the token as the password. An",
+        "operator's bearer token does too. Errors have the fields above and, for these clients, `errors`.",
+        "",
+        "| operation | token for push | |",
+        "|---|---|---|",
+        *(
+            f"| `{method} {path}` | {'yes' if push else ''} | {(act.__doc__ or '').strip()} |"
+            for method, path, _, push, act in ROUTES
+        ),
+    ]
     lines += ["", "## Shapes", ""]
     for name, shape in sorted(schema["components"]["schemas"].items()):
         lines += _shape(name, shape)

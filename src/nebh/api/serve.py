@@ -13,8 +13,10 @@ from typing import Any
 import uvicorn
 
 from nebh.api.app import make_app
+from nebh.controller.collecting import keep_small
 from nebh.controller.core import Core
 from nebh.controller.freshness import keep_fresh
+from nebh.controller.scrubbing import keep_sound
 from nebh.host.channels import listening_tcp, listening_unix
 from nebh.host.tls import require_tls13
 from nebh.model.errors import BadInput
@@ -79,10 +81,11 @@ async def serve(core: Core, *, socket: Path, door: Door | None = None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    fresh = asyncio.create_task(keep_fresh(core))
+    upkeep = [asyncio.create_task(task(core)) for task in (keep_fresh, keep_small, keep_sound)]
     running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in servers]
     await stop.wait()
-    fresh.cancel()
+    for task in upkeep:
+        task.cancel()
     core.close()
     for server, _ in servers:
         server.stop.set()

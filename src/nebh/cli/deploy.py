@@ -16,7 +16,6 @@ from nebh.cli.rollout import roll_out
 from nebh.cli.session import Session, cache_base, now_seconds
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound
-from nebh.model.image import EntryType
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.quantities import render_size
 from nebh.model.release import Release
@@ -57,13 +56,14 @@ def read_spec(path: str) -> ServiceSpec:
     return parse_spec(text, file=path, base=str(Path(path).resolve().parent))
 
 
-def import_spec_image(spec: ServiceSpec, cache: ImageCache, out: Output) -> ImportReport:
+def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) -> ImportReport:
     """Import the image of a spec and look at it as nodes will. Raises BadInput for what they would refuse."""
+    from nebh.cli.door import import_any
     from nebh.images.entrypoint import check_entrypoint
-    from nebh.images.importing import import_image
 
+    out = session.out
     out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
-    report = import_image(spec.image, cache=cache)
+    report = import_any(spec.image, cache=cache, session=session)
     out.note(f"image {report.digest[:12]}: {len(report.manifest.entries)} entries, {render_size(report.ref.bytes)}")
     for line in report.normalised:
         out.note(f"  changed: {line}")
@@ -87,34 +87,6 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, out: Output) -> Impo
 def _exec_checks(spec: ServiceSpec) -> list[Any]:
     health = (spec.health.startup, spec.health.readiness, spec.health.liveness)
     return [check for check in (*health, *spec.update.checks) if check is not None and check.argv]
-
-
-def upload(session: Session, cache: ImageCache, report: ImportReport) -> int:
-    """Have the controller hold every object of an image; return the bytes of those it lacked."""
-    from nebh.images.manifest import encode_manifest
-    from nebh.images.objects import read_chunks
-    from nebh.images.pack import encode_pack
-
-    data = encode_manifest(report.manifest)
-    sizes = {
-        entry.sha256: entry.size for entry in report.manifest.entries if entry.type is EntryType.FILE and entry.size
-    }
-    sizes[report.digest] = len(data)
-    digests = tuple(sizes)
-    missing: list[str] = []
-    for start in range(0, len(digests), 5000):
-        missing += session.client.missing_objects(digests[start : start + 5000])
-    if not missing:
-        return 0
-    total = sum(sizes[digest] for digest in missing)
-    session.out.progress(f"uploading {len(missing)} objects, {render_size(total)}")
-    items = [(digest, sizes[digest]) for digest in missing]
-
-    def read(digest: str) -> Any:
-        return [data] if digest == report.digest else read_chunks(cache.objects.open(digest))
-
-    session.client.upload_objects(lambda: encode_pack(items, read))
-    return total
 
 
 def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
@@ -157,6 +129,7 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
 
 def deploy(options: argparse.Namespace, out: Output) -> int:
     """Import, sign, publish, roll out, wait for receipts."""
+    from nebh.cli.moving import send_image
     from nebh.images.cache import ImageCache
     from nebh.signing.wish import Wish
 
@@ -166,14 +139,16 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     before = running_before(session, spec.name)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
-    report = import_spec_image(spec, cache, out)
-    upload(session, cache, report)
+    report = import_spec_image(spec, cache, session)
+    send_image(session, report.manifest, cache, rate=options.limit_rate)
     made: list[Wanted] = []
 
     def make(state: State) -> Wish:
         wanted = wanted_of(state, spec, report)
         made.append(wanted)
         policies = () if wanted.policy == wanted.previous else (wanted.policy,)
+        if policies and session.is_ci:
+            raise policy_differs(wanted)
         return Wish(policies=policies, releases=(wanted.release,))
 
     events_after = session.client.events(wait=0).cursor
@@ -188,6 +163,17 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
         phase=Phase.PREPARE if options.prepare else Phase.RUN,
         events_after=events_after,
         undo=_undo(spec.name, before, prepare=options.prepare),
+    )
+
+
+def policy_differs(wanted: Wanted) -> BadInput:
+    """Return why a CI key cannot deploy this: its release must fit the policy that an operator signed."""
+    from nebh.planning.plan_diff import compare_policies
+
+    lines = "".join(f"\n  policy: {one}" for one in compare_policies(wanted.previous, wanted.policy))
+    return BadInput(
+        f"cannot deploy {wanted.spec.name} with a CI key: the spec's policy is not the signed one:{lines}",
+        hint="an operator deploys this once; after that CI may go on",
     )
 
 
@@ -223,7 +209,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     spec = read_spec(options.spec)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
-    report = import_spec_image(spec, cache, out)
+    report = import_spec_image(spec, cache, session)
     wanted = wanted_of(session.state(wanted=None), spec, report)
     policy = compare_policies(wanted.previous, wanted.policy)
     release = compare_releases(wanted.running, wanted.release)

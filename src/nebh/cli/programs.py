@@ -24,7 +24,8 @@ def words_of(name: str, layout: Layout, config: LocalConfig) -> tuple[str, ...]:
         return ("serve", "--state", str(layout.controller), "--run", str(layout.controller_socket.parent), *listen)
     if name == "nebh-agent":
         door = ("--door", str(layout.agent_socket), "--controller", config.controller)
-        return ("--state", str(layout.agent), "--run", str(layout.run), *door)
+        store = ("--store", str(layout.state), "--limit-rate", str(config.fetch_rate))
+        return ("--state", str(layout.agent), "--run", str(layout.run), *door, *store)
     return ("--state", str(layout.state), "--run", str(layout.run), "serve")
 
 

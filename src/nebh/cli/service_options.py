@@ -22,6 +22,13 @@ def _follow_options(parser: argparse.ArgumentParser) -> None:
     _widen_option(parser)
 
 
+def rate_option(parser: argparse.ArgumentParser) -> None:
+    """Add how fast an image may be sent."""
+    parser.add_argument(
+        "--limit-rate", default="", metavar="RATE", help="send the image at no more than this, such as 2M a second"
+    )
+
+
 def _counter(text: str) -> int:
     """Return a number from 0 on. Raises ArgumentTypeError."""
     if not text.isdecimal() or len(text) > 12:
@@ -45,6 +52,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     deploy.add_argument(
         "--prepare", action="store_true", help="get everything ready on the nodes, change nothing visible"
     )
+    rate_option(deploy)
     _follow_options(deploy)
     plan = add_command(
         subparsers,

@@ -64,6 +64,10 @@ class Session:
     @property
     def folder(self) -> ClusterFolder:
         """The cloud's folder on this computer. Raises NotFound, BadInput."""
+        if self._folder is None and os.environ.get("NEBH_CI_KIT", ""):
+            from nebh.cli.ci import use_kit
+
+            self._folder = use_kit(os.environ["NEBH_CI_KIT"], base=config_base())
         if self._folder is None:
             from nebh.signing.operator import load_cluster
 
@@ -71,6 +75,11 @@ class Session:
                 config_base(), getattr(self.options, "cloud", "") or os.environ.get("NEBH_CLOUD", "")
             )
         return self._folder
+
+    @property
+    def is_ci(self) -> bool:
+        """Whether this is a CI system with a key of one service, not an operator."""
+        return self.folder.cluster.options.get("kind") == api.Who.CI.value
 
     @property
     def key(self) -> StatementSigner:
@@ -101,10 +110,14 @@ class Session:
     def client(self) -> Client:
         """The controller's API, as operator."""
         if self._client is None:
-            transport = self.transport()
-            login = Login(kind=api.Who.OPERATOR, sign=self._sign)
-            self._client = Client(transport, login=login, tokens=self._token_file(transport))
+            self._client = self.new_client()
         return self._client
+
+    def new_client(self) -> Client:
+        """Return one more client, for a thread of its own, which closes it."""
+        transport = self.transport()
+        login = Login(kind=api.Who.CI if self.is_ci else api.Who.OPERATOR, sign=self._sign)
+        return Client(transport, login=login, tokens=self._token_file(transport))
 
     def _token_file(self, transport: Transport) -> TokenFile | None:
         key = self.folder.key

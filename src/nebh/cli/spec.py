@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nebh.cli.output import Output, harmless
-from nebh.cli.session import cache_base
+from nebh.cli.session import Session, cache_base
 from nebh.model.errors import BadInput, Failed, SpecErrors
 from nebh.model.image import EntryType
 from nebh.model.names import is_digest
@@ -24,6 +24,7 @@ _PREFIXES = {
     "oci": SourceKind.OCI_LAYOUT,
     "docker-archive": SourceKind.DOCKER_ARCHIVE,
     "registry": SourceKind.REGISTRY,
+    "door": SourceKind.DOOR,
     "manifest": SourceKind.MANIFEST,
 }
 _LARGEST = 10
@@ -64,12 +65,12 @@ def check(options: argparse.Namespace, out: Output) -> int:
 
 
 def source_of(text: str) -> ImageSource:
-    """Return what `dir:PATH`, `tar:PATH`, `oci:PATH`, `docker-archive:PATH`, `registry:REF`, a digest or a bare path
+    """Return what `dir:PATH`, `tar:PATH`, `oci:PATH`, `docker-archive:PATH`, `registry:REF`, `door:NAME:TAG`, a digest or a bare path
     means. Raises BadInput."""
     prefix, colon, rest = text.partition(":")
     if colon and prefix in _PREFIXES:
         kind = _PREFIXES[prefix]
-        local = kind not in (SourceKind.REGISTRY, SourceKind.MANIFEST)
+        local = kind not in (SourceKind.REGISTRY, SourceKind.DOOR, SourceKind.MANIFEST)
         return ImageSource(kind=kind, location=str(Path(rest).resolve()) if local else rest)
     if is_digest(text):
         return ImageSource(kind=SourceKind.MANIFEST, location=text)
@@ -86,13 +87,13 @@ def source_of(text: str) -> ImageSource:
 
 
 def _import(options: argparse.Namespace, out: Output) -> ImportReport:
+    from nebh.cli.door import import_any
     from nebh.images.cache import ImageCache
-    from nebh.images.importing import import_image
 
     source = source_of(options.source)
     out.progress(f"importing {source.kind.value} {source.location}")
     cache_base().mkdir(parents=True, exist_ok=True)
-    return import_image(source, cache=ImageCache(cache_base()))
+    return import_any(source, cache=ImageCache(cache_base()), session=Session(options, out))
 
 
 def image_import(options: argparse.Namespace, out: Output) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nebh.cli.moving_options import add_moving
 from nebh.cli.registry import Command, add_command, add_family
 
 
@@ -35,9 +36,10 @@ def _images(subparsers: Any, common: argparse.ArgumentParser) -> None:
     images = add_family(
         subparsers,
         "image",
-        text="import, inspect and lint images",
-        details="Works on this computer alone. SOURCE is a path (directory, OCI layout, rootfs tar), a digest of an "
-        "imported image, or dir:, tar:, oci:, docker-archive: or registry: and what they lead to.",
+        text="import, inspect, lint and move images",
+        details="Works on this computer alone, but for `push`, the registry door and `door:` sources. SOURCE is a path (directory, OCI layout, rootfs tar), a digest of an "
+        "imported image, or dir:, tar:, oci:, docker-archive:, registry: or "
+        "door: (the controller's own registry door) and what they lead to.",
     )
     for name, text, example in (
         ("import", "import an image into this computer's cache and print its digest", "nebh image import ./rootfs"),
@@ -50,3 +52,4 @@ def _images(subparsers: Any, common: argparse.ArgumentParser) -> None:
         parser.add_argument("source", metavar="SOURCE")
         if name == "inspect":
             parser.add_argument("--files", action="store_true", help="list every file, not only the largest")
+    add_moving(images, common)

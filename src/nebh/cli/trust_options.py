@@ -73,6 +73,7 @@ def _keys(subparsers: Any, common: argparse.ArgumentParser) -> None:
         examples=("nebh key list",),
     )
     _add_key(keys, common)
+    _ci_keys(keys, common)
     _revoke_key(keys, common)
     _rotate_key(keys, common)
     _recover_key(keys, common)
@@ -101,6 +102,36 @@ def _add_key(keys: Any, common: argparse.ArgumentParser) -> None:
     _words_option(add)
     _widen_option(add)
     _passphrase_option(add)
+
+
+def _ci_keys(keys: Any, common: argparse.ArgumentParser) -> None:
+    mode = add_command(
+        keys,
+        common,
+        "ci-mode",
+        command=Command("ci", "mode"),
+        text="let the controllers seal what a CI key signed, so that CI deploys by itself, or no longer",
+        details="On: a release that a service's CI key signed takes effect without an operator, because the controllers may "
+        "sign the snapshot. What they could then do if hacked: `nebh trust blast-radius controller`.",
+        examples=("nebh key ci-mode on", "nebh key ci-mode off"),
+    )
+    mode.add_argument("state", choices=("on", "off"))
+    _words_option(mode)
+    _widen_option(mode)
+    kit = add_command(
+        keys,
+        common,
+        "ci-kit",
+        command=Command("ci", "make_kit"),
+        text="write what a CI system needs to deploy one service: its key, the pinned root, where the controller is",
+        details="The kit is a secret: give it to the CI system as one, in a file or variable whose name NEBH_CI_KIT holds or "
+        "is. It holds no operator key and reaches one service.",
+        examples=("nebh key add --new ci.key --as ci:web", "nebh key ci-kit ci.key --out web.kit"),
+    )
+    kit.add_argument("key", metavar="FILE", help="the CI key's file, without a passphrase")
+    kit.add_argument("--out", required=True, metavar="FILE", help="where to write the kit (mode 0600)")
+    kit.add_argument("--controller", default="", metavar="ADDRESS", help="how CI reaches it (default: as from here)")
+    kit.add_argument("--pin", default="", metavar="HEX", help="SHA-256 of its certificate, for https")
 
 
 def _revoke_key(keys: Any, common: argparse.ArgumentParser) -> None:
@@ -162,6 +193,36 @@ def _recover_key(keys: Any, common: argparse.ArgumentParser) -> None:
     _passphrase_option(recover)
 
 
+def _mirrors(trust: Any, common: argparse.ArgumentParser) -> None:
+    mirrors = add_command(
+        trust,
+        common,
+        "mirrors",
+        command=Command("mirrors", "mirrors"),
+        text="show or sign the mirrors that nodes fetch objects and metadata from",
+        details="A mirror needs no trust: all that comes from it is hashed or signed. Nodes ask mirrors for objects before "
+        "the controller, in this order. `nebh image push --to` fills one.",
+        examples=("nebh trust mirrors", "nebh trust mirrors http://mirror.example/nebh s3://store.example/bucket"),
+    )
+    mirrors.add_argument("urls", nargs="*", metavar="URL", help="http://, https:// or s3://HOST/BUCKET, in order")
+    mirrors.add_argument("--none", action="store_true", help="name no mirror any more")
+    _widen_option(mirrors)
+
+
+def _floors(trust: Any, common: argparse.ArgumentParser) -> None:
+    floors = add_command(
+        trust,
+        common,
+        "floors",
+        command=Command("trust", "floors"),
+        text="show the oldest versions this computer builds upon, or take them from another computer",
+        examples=("nebh trust floors", "nebh trust floors --from floors.json"),
+    )
+    floors.add_argument(
+        "--from", dest="source", default="", metavar="FILE", help="what `nebh trust show --json` printed elsewhere"
+    )
+
+
 def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
     trust = add_family(
         subparsers,
@@ -177,6 +238,7 @@ def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
         text="show every signed role as verified here: version, expiry, keys",
         examples=("nebh trust show", "nebh trust show --json > floors.json   # for another computer"),
     )
+    _mirrors(trust, common)
     radius = add_command(
         trust,
         common,
@@ -211,17 +273,7 @@ def _trust(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     renew.add_argument("--root", action="store_true", help="renew root too; needs the recovery words")
     _words_option(renew)
-    floors = add_command(
-        trust,
-        common,
-        "floors",
-        command=Command("trust", "floors"),
-        text="show the oldest versions this computer builds upon, or take them from another computer",
-        examples=("nebh trust floors", "nebh trust floors --from floors.json"),
-    )
-    floors.add_argument(
-        "--from", dest="source", default="", metavar="FILE", help="what `nebh trust show --json` printed elsewhere"
-    )
+    _floors(trust, common)
 
 
 def _role(text: str) -> str:

@@ -95,6 +95,11 @@ class Client:
             found += self._post("/v1/objects/missing", page, api.Digests).digests
         return tuple(found)
 
+    def missing_of_image(self, digest: str) -> tuple[str, ...]:
+        """Return contents that the controller lacks, 10,000 at most, of an image whose manifest it holds. Raises
+        NotFound, BadInput."""
+        return self._get(f"/v1/images/{quote(digest, safe='')}/missing", api.Digests).digests
+
     def upload_objects(self, make_pack: Callable[[], Iterable[bytes]]) -> api.Stored:
         """Upload a pack (`images.pack.encode_pack`); `make_pack` is called again when the token had ended."""
         answer = self._call("POST", "/v1/objects", body=make_pack, timeout=600.0)
@@ -104,6 +109,48 @@ class Client:
         """Yield a pack of at most 10,000 objects in this order (for `images.pack.decode_pack`). Raises NotFound."""
         answer = self._call("POST", "/v1/objects/batch", body=codec.encode(api.Digests(digests=digests)), timeout=60.0)
         return answer.chunks
+
+    def upload_deltas(self, make_pack: Callable[[], Iterable[bytes]]) -> api.Stored:
+        """Upload a delta pack (`images.delta_pack`). Objects whose patch did not fit are skipped: ask what is missing."""
+        answer = self._call("POST", "/v1/objects/deltas", body=make_pack, timeout=600.0)
+        return codec.decode_loose(answer.read(limit=ANSWER_LIMIT), api.Stored, what="the controller's answer")
+
+    def download_patches(self, digests: tuple[str, ...]) -> Iterator[bytes]:
+        """Yield a delta pack of every patch that makes one of at most 10,000 objects."""
+        answer = self._call(
+            "POST", "/v1/objects/patches", body=codec.encode(api.Digests(digests=digests)), timeout=60.0
+        )
+        return answer.chunks
+
+    def download_rest(self, digest: str, *, offset: int) -> Iterator[bytes]:
+        """Yield one zstd frame of an object's bytes from `offset` on. Raises NotFound."""
+        return self._call("GET", f"/v1/objects/{digest}?offset={offset}", timeout=60.0).chunks
+
+    def collect(self) -> api.Collected:
+        """Have the controller remove what no kept release needs."""
+        return self._decode(self._call("POST", "/v1/objects/collect", timeout=600.0), api.Collected)
+
+    # -- the registry door
+
+    def make_door_token(self, request: api.DoorTokenRequest) -> api.DoorSecret:
+        """Return a new token for the door. Raises BadInput."""
+        return self._post("/v1/door/tokens", request, api.DoorSecret)
+
+    def door_tokens(self) -> tuple[api.DoorToken, ...]:
+        """Return the door's tokens."""
+        return self._get("/v1/door/tokens", api.DoorTokens).tokens
+
+    def drop_door_token(self, number: str) -> tuple[api.DoorToken, ...]:
+        """End a token of the door; return those that are left."""
+        return self._decode(self._call("DELETE", f"/v1/door/tokens/{quote(number, safe='')}"), api.DoorTokens).tokens
+
+    def door_images(self) -> tuple[api.DoorImage, ...]:
+        """Return what was pushed through the door, newest first."""
+        return self._get("/v1/door/images", api.DoorImages).images
+
+    def pull(self, repository: str, kind: str, reference: str) -> Answer:
+        """Return the door's answer for a manifest or blob (kind `manifests` or `blobs`). Raises NotFound, BadInput."""
+        return self._call("GET", f"/v2/{quote(repository)}/{kind}/{quote(reference, safe=':')}", timeout=60.0)
 
     # -- for operators
 

@@ -58,13 +58,14 @@ class HttpConnection:
     ) -> Answer:
         """Send a request and return the answer's head; its body is read from `chunks`.
 
-        timeout: seconds for each wait. Raises Closed, TimedOut (both Unreachable), BadInput for what is not HTTP.
+        A body in pieces goes in chunks, unless `headers` say its Content-Length. timeout: seconds for each wait. Raises Closed, TimedOut (both Unreachable), BadInput for what is not HTTP.
         """
         fields = [("Host", self._host), ("Connection", "keep-alive"), *headers.items()]
         whole = isinstance(body, bytes)
-        fields.append(
-            ("Content-Length", str(len(body))) if isinstance(body, bytes) else ("Transfer-Encoding", "chunked")
-        )
+        if "Content-Length" not in headers:
+            fields.append(
+                ("Content-Length", str(len(body))) if isinstance(body, bytes) else ("Transfer-Encoding", "chunked")
+            )
         try:
             head = self._state.send(h11.Request(method=method, target=target, headers=fields)) or b""
             pieces: Iterable[bytes] = (body,) if isinstance(body, bytes) else body

@@ -99,6 +99,26 @@ class TcpTransport:
         return connect_tcp(host=self.host, port=self.port, timeout=self.timeout)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublicTlsTransport:
+    """A static mirror behind a certificate of a public authority."""
+
+    host: str
+    port: int
+    timeout: float = 10.0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"https://{self.host}:{self.port}"
+
+    def connect(self) -> Channel:
+        """Connect and check the certificate against the system's authorities. Raises Unreachable."""
+        from nebh.host.tls import connect_public_tls
+
+        return connect_public_tls(host=self.host, port=self.port, timeout=self.timeout)
+
+
 def ssh_transport(
     place: str, *, ssh: tuple[str, ...] = ("ssh",), run: str = "/run/nebh", env: dict[str, str] | None = None
 ) -> Transport:

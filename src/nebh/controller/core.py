@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nebh.controller.bell import Bell
+from nebh.controller.door import Door
 from nebh.controller.identity import Identity
 from nebh.controller.repository import Repository, TrustTools
+from nebh.images.delta_folder import DeltaFolder
 from nebh.images.objects import ObjectFolder
 from nebh.model.api import LogReply, LogRequest
 from nebh.model.errors import NotFound
@@ -50,6 +52,8 @@ class Core:
         self.database = Database(state / "controller.db")
         self.repository = Repository(state)
         self.objects = ObjectFolder(state / "objects")
+        self.deltas = DeltaFolder(state / "deltas")
+        self.door = Door(state)
         self.identity = Identity(now=now)
         self.signer, self.tools, self.now, self.version = signer, tools, now, version
         self.publishing = asyncio.Lock()
@@ -117,6 +121,7 @@ class Core:
             bell.silence()
         for future in self.logs.answers.values():
             future.cancel()
+        self.door.close()
 
 
 async def poll(bell: Bell, seconds: float, look: Callable[[], bool]) -> None:

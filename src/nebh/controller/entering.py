@@ -9,9 +9,9 @@ import json
 from nebh.controller.core import Core
 from nebh.controller.identity import Caller, Unidentified, check_hex
 from nebh.model.api import Nonce, Token, TokenRequest, Who
-from nebh.model.errors import BadInput
+from nebh.model.errors import BadInput, Refused
 from nebh.model.statement import TransportKey
-from nebh.signing.statements import peek_statement, verify_raw, verify_statement
+from nebh.signing.statements import keyid_of, peek_statement, verify_raw, verify_statement
 from nebh.wire.challenge import challenge
 
 
@@ -40,8 +40,25 @@ def still_known(core: Core, caller: Caller) -> bool:
             return _is_operator(core, caller.key)
         case Who.NODE:
             return core.active_node(caller.node_id) is not None
+        case Who.CI:
+            return bool(ci_services(core, caller.key))
         case Who.NOBODY:
             return True
+
+
+def ci_services(core: Core, key: str) -> frozenset[str]:
+    """Return the services whose releases a hex key may sign."""
+    if core.trusted is None:
+        return frozenset()
+    keyid = keyid_of(key)
+    found = (one.paths[0].split("/") for one in core.trusted.delegations if keyid in one.keyids and one.paths)
+    return frozenset(parts[1] for parts in found if len(parts) == 3)
+
+
+def check_service(core: Core, caller: Caller, service: str) -> None:
+    """Raise Refused when a CI key asks for another service than its own."""
+    if caller.kind is Who.CI and service not in ci_services(core, caller.key):
+        raise Refused(f"cannot do this for {service}: the CI key is not of that service", rule="identity", alarm=False)
 
 
 def _is_operator(core: Core, key: str) -> bool:
@@ -60,8 +77,16 @@ def _known(core: Core, request: TokenRequest) -> Caller:
             return Caller(kind=Who.OPERATOR, name=request.key[:16], key=request.key)
         case Who.NODE:
             return _known_node(core, request)
+        case Who.CI:
+            if not ci_services(core, request.key):
+                raise Unidentified(
+                    "cannot give a token: the key signs no service's releases",
+                    again=False,
+                    hint="was it revoked? an operator lets it in: `nebh key add`",
+                )
+            return Caller(kind=Who.CI, name=f"ci:{request.key[:16]}", key=request.key)
         case Who.NOBODY:
-            raise BadInput("cannot give a token to nobody", hint="kind is node or operator")
+            raise BadInput("cannot give a token to nobody", hint="kind is node, operator or ci")
 
 
 def _recovery_keys(core: Core) -> frozenset[str]:

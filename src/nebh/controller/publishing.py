@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 
 from nebh.controller.core import Core
+from nebh.controller.entering import ci_services
 from nebh.controller.identity import Caller, Unidentified
 from nebh.controller.repository import TIMESTAMP
 from nebh.host import faults
@@ -15,22 +17,29 @@ from nebh.host.files import write_atomic
 from nebh.model.api import Published, PublishRequest, Who
 from nebh.model.errors import BadInput, Conflict, Refused
 from nebh.model.event import Severity
+from nebh.model.names import NAME_PATTERN
 from nebh.model.trust import TrustedSet
 from nebh.planning.operate import may_publish
 from nebh.state.history import add_history
 from nebh.state.publications import swap_publication
 
+_RELEASE_ROLE = re.compile(rf"[1-9][0-9]{{0,15}}\.rel-({NAME_PATTERN})(?:\.[0-9]{{1,6}})?\.json\Z")
+
 
 async def publish(core: Core, request: PublishRequest, *, caller: Caller) -> Published:
     """Let a new set stand in the place of `request.base`; nodes are woken. The first publication needs no operator:
     there is none known yet. Raises Conflict, Refused, BadInput; then what stood stands on."""
-    if core.trusted is not None and caller.kind is not Who.OPERATOR:
+    if caller.kind is Who.CI:
+        _check_ci(core, request, caller)
+    elif core.trusted is not None and caller.kind is not Who.OPERATOR:
         raise Unidentified("cannot publish: only operators may", again=True, hint="sign with an operator key")
     async with core.publishing:
         _check_base(core, request.base)
         staging = core.repository.new_staging()
         try:
             await asyncio.to_thread(core.repository.stage, request, staging)
+            if caller.kind is Who.CI:
+                await asyncio.to_thread(_complete, core, staging)
             trusted, timestamp = await asyncio.to_thread(_verify, core, staging)
             await asyncio.to_thread(core.repository.install, staging)
             _swap(core, base=core.snapshot, trusted=trusted, timestamp=timestamp, by=caller.name)
@@ -38,6 +47,29 @@ async def publish(core: Core, request: PublishRequest, *, caller: Caller) -> Pub
             await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
     core.wake_nodes()
     return Published(snapshot=core.snapshot, versions=trusted.versions)
+
+
+def _check_ci(core: Core, request: PublishRequest, caller: Caller) -> None:
+    """A CI key publishes role files of its own services and releases they list. Raises Refused."""
+    mine = ci_services(core, caller.key)
+    for name in request.metadata:
+        found = _RELEASE_ROLE.match(name)
+        if found is None or found[1] not in mine:
+            raise Refused(f"cannot publish {name[:80]!r} with a CI key", rule="O2", hint="an operator may")
+    for path in request.targets:
+        parts = path.split("/")
+        if parts[0] != "release" or len(parts) != 3 or parts[1] not in mine:
+            raise Refused(f"cannot publish {path[:80]!r} with a CI key", rule="O2", hint="an operator may")
+
+
+def _complete(core: Core, staging: Path) -> None:
+    """Sign the snapshot and timestamp that a CI key's release needs. Raises Refused where this controller may not."""
+    version = core.trusted.versions["root"] if core.trusted else 0
+    root = core.repository.trusted_root(version=version)
+    if root is None:
+        raise Refused("cannot publish with a CI key: nothing was published before", rule="O2")
+    for name, data in core.tools.complete(staging, core.repository.folder, root=root).items():
+        write_atomic(staging / "metadata" / name, data)
 
 
 def _check_base(core: Core, base: dict[str, int]) -> None:

@@ -37,6 +37,11 @@ class TrustTools(Protocol):
         """Verify from the trusted root `root` on. Raises Refused, BadInput."""
         ...
 
+    def complete(self, staging: Path, standing: Path, *, root: bytes) -> dict[str, bytes]:
+        """Return the snapshot and timestamp, by file name, for release roles in `staging` on what stands. Raises
+        Refused."""
+        ...
+
     def timestamp(self, *, snapshot: bytes, version: int) -> bytes:
         """Return a signed timestamp.json of `version` for these bytes of a snapshot file. Raises Refused."""
         ...

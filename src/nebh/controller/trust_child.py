@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import tempfile
@@ -33,6 +34,17 @@ class TrustChild:
             words = ("verify", "--key", str(self._key), "--cluster", cluster, "--root", file.name)
             answer = _ask(*words, *map(str, folders))
         return codec.decode_loose(answer, TrustedSet, what="the verifier's answer", limit=LIMIT)
+
+    def complete(self, staging: Path, standing: Path, *, root: bytes) -> dict[str, bytes]:
+        """Sign in a child what a CI key's release needs. Raises Refused, BadInput."""
+        cluster = peek_cluster(root)
+        with tempfile.NamedTemporaryFile(prefix="nebh-root-") as file:
+            file.write(root)
+            file.flush()
+            words = ("complete", "--key", str(self._key), "--cluster", cluster, "--root", file.name)
+            answer = _ask(*words, str(staging), str(standing))
+        plain = codec.decode_loose(answer, dict[str, str], what="the signer's answer", limit=LIMIT)
+        return {name: base64.b64decode(text) for name, text in plain.items()}
 
     def timestamp(self, *, snapshot: bytes, version: int) -> bytes:
         """Sign in a child. Raises BadInput."""

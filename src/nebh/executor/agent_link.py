@@ -35,8 +35,16 @@ class _Pace:
 class AgentLink:
     """One request per connection, each within `timeout` seconds between two frames, and not slower than SLOWEST."""
 
-    def __init__(self, path: Path, *, timeout: float = 30.0, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        timeout: float = 30.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
+        self.mirrors: Callable[[], tuple[str, ...]] = tuple
+        """What the signed settings name now: the agent is told with each question."""
         self._timeout = timeout
         self._monotonic = monotonic
 
@@ -46,7 +54,8 @@ class AgentLink:
         with connect_frames(self._path) as channel:
             try:
                 answer, body = channel.request(
-                    {"op": "metadata", "source": source, "name": name, "max": limit}, timeout=self._timeout
+                    {"op": "metadata", "source": source, "name": name, "max": limit, **self._named()},
+                    timeout=self._timeout,
                 )
             except NotFound:
                 return None
@@ -64,13 +73,17 @@ class AgentLink:
                 raise BadInput(f"cannot take {name} from the agent: {len(data)} bytes instead of {size}")
             return bytes(data)
 
+    def _named(self) -> dict[str, list[str]]:
+        mirrors = self.mirrors()
+        return {"mirrors": list(mirrors)} if mirrors else {}
+
     def objects(self, items: tuple[tuple[str, int], ...], take: Callable[[str, int, Chunks], None]) -> None:
         """Fetch objects by (hex SHA-256, size); `take(digest, size, chunks)` must consume the chunks and check them."""
         pace = _Pace(self._monotonic, grace=self._timeout)
         for start in range(0, len(items), BATCH):
             batch = items[start : start + BATCH]
             with connect_frames(self._path) as channel:
-                channel.send({"op": "objects", "items": [[digest, size] for digest, size in batch]})
+                channel.send({"op": "objects", "items": [[digest, size] for digest, size in batch], **self._named()})
                 for digest, size in batch:
                     take(digest, size, self._chunks(channel, digest, pace))
 

@@ -22,6 +22,7 @@ from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.executor.scrub import Scrubber
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.trust import Trust
@@ -94,6 +95,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         cgroup_v2=tree.v2,
         apparmor=ensure_profile(layout.run),
     )
+    context.agent.mirrors = lambda: _signed_mirrors(context)
     executor = Executor(context)
     executor.identity = Identity(context, keys, enrolled=executor.intake.hint)
     executor.look = Look(
@@ -104,6 +106,11 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         ],
     )
     return executor
+
+
+def _signed_mirrors(context: Context) -> tuple[str, ...]:
+    settings = context.accepted.settings()
+    return settings.mirrors if settings is not None else ()
 
 
 class Executor:
@@ -136,6 +143,7 @@ class Executor:
             self.open()
         finally:
             self._server = door.serve(agent_uid=agent_uid, agent_gid=agent_gid)
+        Scrubber(self.context).start()
         self.context.event("executor.started", "the executor is up")
 
     def open(self) -> None:

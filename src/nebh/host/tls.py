@@ -37,3 +37,14 @@ def connect_tls(*, host: str, port: int, pins: tuple[str, ...], timeout: float) 
             hint="somebody may stand between; a new certificate is signed in by `nebh up` on its machine",
         )
     return Channel(sock, name=f"{host}:{port}")
+
+
+def connect_public_tls(*, host: str, port: int, timeout: float) -> Channel:
+    """Connect to a server whose certificate one of the system's authorities gave to `host`. Raises Unreachable."""
+    context = ssl.create_default_context()
+    plain = open_tcp(host=host, port=port, timeout=timeout)
+    try:
+        return Channel(context.wrap_socket(plain, server_hostname=host), name=f"{host}:{port}")
+    except OSError as error:
+        plain.close()
+        raise Unreachable(f"cannot speak TLS with {host}:{port}: {error}") from error

@@ -138,6 +138,22 @@ class ObjectFolder:
         """Remove an object; one that is not here is no error."""
         self._place(digest).unlink(missing_ok=True)
 
+    def renew(self, digests: Iterable[str]) -> None:
+        """Let these objects count as written now: somebody is about to need them. Those that are not here are no
+        error."""
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._place(digest))
+
+    def remove_older(self, digest: str, *, than: float) -> int:
+        """Remove an object that was neither written nor renewed since `than` (Unix seconds); return its size, else 0."""
+        with contextlib.suppress(FileNotFoundError):
+            state = self._place(digest).stat()
+            if state.st_mtime < than:
+                self._place(digest).unlink()
+                return max(1, state.st_size)
+        return 0
+
     def sync(self) -> None:
         """Make everything stored so far durable."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

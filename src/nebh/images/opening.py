@@ -42,7 +42,7 @@ class Opened:
 
 @contextlib.contextmanager
 def open_source(source: ImageSource, *, cache: ImageCache, architecture: str) -> Iterator[Opened]:
-    """Open a source of any kind but MANIFEST. Raises NotFound, BadInput, Failed."""
+    """Open a source of any kind but MANIFEST and DOOR. Raises NotFound, BadInput, Failed."""
     what = f"{source.kind.value}:{source.location}"
     with contextlib.ExitStack() as stack:
         match source.kind:
@@ -64,8 +64,8 @@ def open_source(source: ImageSource, *, cache: ImageCache, architecture: str) ->
                 name = "docker://" + source.location.removeprefix("docker://")
                 read = _layout(stack, name, str(into), Wanted(architecture=architecture))
                 yield Opened(what=what, read=read, confined=True)
-            case SourceKind.MANIFEST:
-                raise BadInput(f"cannot open {what}: a manifest is no source to read")
+            case SourceKind.MANIFEST | SourceKind.DOOR:
+                raise BadInput(f"cannot open {what}: it is no source on this computer")
             case _:
                 assert_never(source.kind)
 

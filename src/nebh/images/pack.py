@@ -67,7 +67,7 @@ def decode_pack(chunks: Iterable[bytes], *, limits: PackLimits | None = None) ->
     """Yield the objects of a pack that arrives as `chunks`, in bounded memory. Objects that are not read are checked
     all the same. Raises BadInput when the pack is cut, is not a pack, is over a limit, or goes on after its end."""
     bounds = limits or PackLimits()
-    stream = _Stream(chunks)
+    stream = PackStream(chunks)
     count = total = 0
     while True:
         digest, size = HEAD.unpack(stream.exactly(HEAD.size))
@@ -85,8 +85,7 @@ def decode_pack(chunks: Iterable[bytes], *, limits: PackLimits | None = None) ->
             pass
     if size != count:
         raise BadInput(f"cannot read a pack: it says it has {size} objects, {count} arrived")
-    if stream.read(1) or stream.left_over():
-        raise BadInput("cannot read a pack: bytes follow its end")
+    stream.finish()
 
 
 def check_wanted(digest: str, size: int, *, wanted: dict[str, int]) -> None:
@@ -95,7 +94,7 @@ def check_wanted(digest: str, size: int, *, wanted: dict[str, int]) -> None:
         raise BadInput(f"cannot take object {digest[:80]} of {size} bytes: nobody asked for it")
 
 
-def _content(stream: _Stream, digest: str, size: int) -> Iterator[bytes]:
+def _content(stream: PackStream, digest: str, size: int) -> Iterator[bytes]:
     hasher, left = hashlib.sha256(), size
     while left:
         chunk = stream.read(min(left, CHUNK))
@@ -110,7 +109,7 @@ def _content(stream: _Stream, digest: str, size: int) -> Iterator[bytes]:
         raise BadInput(f"cannot read a pack: object {digest} is empty")
 
 
-class _Stream:
+class PackStream:
     """The plain bytes of a compressed stream."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -127,17 +126,28 @@ class _Stream:
 
     def exactly(self, size: int) -> bytes:
         """Return `size` bytes."""
-        data = b""
+        data = bytearray()
         while len(data) < size:
             chunk = self.read(size - len(data))
             if not chunk:
                 raise BadInput("cannot read a pack: it was cut before its end mark")
             data += chunk
-        return data
+        return bytes(data)
 
-    def left_over(self) -> bool:
-        """Tell whether compressed bytes follow that were not asked for."""
-        return bool(self._source.read(1))
+    def rest(self, size: int) -> Iterator[bytes]:
+        """Yield the `size` bytes that are left, CHUNK at most at a time. Raises BadInput when they are fewer or more."""
+        while size:
+            chunk = self.read(min(size, CHUNK))
+            if not chunk:
+                raise BadInput(f"cannot read a stream: it was cut {size} bytes before its end")
+            size -= len(chunk)
+            yield chunk
+        self.finish()
+
+    def finish(self) -> None:
+        """Raise BadInput unless the stream ends here, with no compressed bytes after it."""
+        if self.read(1) or self._source.read(1):
+            raise BadInput("cannot read a pack: bytes follow its end")
 
 
 class _Source:

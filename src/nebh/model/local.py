@@ -10,7 +10,7 @@ class LocalConfig:
     """name: of the node. http_port, https_port: where the ingress listens. cgroup_parent: folder name for our cgroups.
     controller: `unix:PATH` or `https://HOST:PORT`. *_user: whom the programs run as. reserve: bytes of disk that no
     deploy may take; overlap_memory: percent of the machine's memory that instances may be promised together. listen:
-    `ADDR:PORT` of the controller's TLS door, "" = none."""
+    `ADDR:PORT` of the controller's TLS door, "" = none. fetch_rate: bytes a second of images, 0 = as fast as they come."""
 
     name: str
     http_port: int = 80
@@ -24,3 +24,4 @@ class LocalConfig:
     reserve: int = 512 * 1024 * 1024
     overlap_memory: int = 90
     listen: str = ""
+    fetch_rate: int = 0

@@ -14,12 +14,14 @@ class SourceKind(StrEnum):
     OCI_LAYOUT = "oci-layout"
     DOCKER_ARCHIVE = "docker-archive"
     REGISTRY = "registry"
+    DOOR = "door"
     MANIFEST = "manifest"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """An image to import: `location` is a path (made absolute by the parser), a registry reference, or a digest."""
+    """An image to import: `location` is a path (made absolute by the parser), a registry reference, `name:tag`
+    at the controller's registry door, or a digest."""
 
     kind: SourceKind
     location: str

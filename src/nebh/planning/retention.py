@@ -41,6 +41,29 @@ def keep_releases(
     return frozenset(kept | running)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServiceFacts:
+    """What a controller knows of one service. releases: those it lists, with what was committed through it; retention
+    and manifest by (epoch, counter); running: what nodes reported, and what is being deployed; pins: of the policy."""
+
+    releases: tuple[ReleaseFacts, ...]
+    retention: int
+    manifests: Mapping[tuple[int, int], str]
+    running: frozenset[tuple[int, int]] = frozenset()
+    pins: frozenset[int] = frozenset()
+
+
+def keep_manifests(services: Iterable[ServiceFacts]) -> frozenset[str]:
+    """Return the manifests that a controller keeps: by the nodes' own rule, and the last N listed, committed or not."""
+    kept: set[str] = set()
+    for one in services:
+        held = keep_releases(one.releases, running=one.running, pins=one.pins, retention=one.retention)
+        newest = sorted(((release.epoch, release.counter) for release in one.releases), reverse=True)
+        held |= frozenset(newest[: one.retention])
+        kept |= {one.manifests[key] for key in held if key in one.manifests}
+    return frozenset(kept)
+
+
 def find_unneeded(held: Iterable[str], *, kept: Collection[str]) -> tuple[str, ...]:
     """Return the manifest digests, out of those `held`, that no kept release brings, sorted."""
     return tuple(sorted(set(held) - set(kept)))

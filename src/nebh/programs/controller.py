@@ -1,4 +1,4 @@
-"""Entry point of `nebh-controller`: serve, init, migrate, stdio; verify and timestamp are for its own children."""
+"""Entry point of `nebh-controller`: serve, init, migrate, stdio; verify, timestamp and complete are for its own children."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def run(words: list[str]) -> int:
         "stdio": _stdio,
         "verify": _verify,
         "timestamp": _timestamp,
+        "complete": _complete,
     }
     try:
         return commands[options.command](options)
@@ -76,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     timestamp = commands.add_parser("timestamp")
     timestamp.add_argument("--number", type=int, required=True)
     timestamp.add_argument("snapshot", type=Path)
-    for command in (verify, timestamp):
+    complete = commands.add_parser("complete")
+    complete.add_argument("--root", type=Path, required=True)
+    complete.add_argument("staging", type=Path)
+    complete.add_argument("standing", type=Path)
+    for command in (verify, timestamp, complete):
         command.add_argument("--key", type=Path, required=True)
         command.add_argument("--cluster", default="")
     return parser
@@ -89,12 +94,13 @@ def _serve(options: argparse.Namespace) -> int:
     from nebh.controller.keys import ensure_key, key_path
     from nebh.controller.trust_child import TrustChild, migrate_in_child
     from nebh.host.clock import SystemClock
+    from nebh.state.database import needs_migration
 
     state: Path = options.state
     state.mkdir(mode=0o750, parents=True, exist_ok=True)
     options.run.mkdir(parents=True, exist_ok=True)
     signer = ensure_key(state)
-    if not (state / "controller.db").exists():
+    if needs_migration(state / "controller.db"):
         migrate_in_child(state)
     door = None
     if options.listen:
@@ -181,6 +187,22 @@ def _timestamp(options: argparse.Namespace) -> int:
     snapshot = read_bounded(options.snapshot, limit=8 << 20)
     tools = _tools(options)
     return _answer(lambda: tools.timestamp(snapshot=snapshot, version=options.number))
+
+
+def _complete(options: argparse.Namespace) -> int:
+    import base64
+
+    from nebh.host.files import read_bounded
+    from nebh.wire import codec
+
+    root = read_bounded(options.root, limit=8 << 20)
+    tools = _tools(options)
+
+    def make() -> bytes:
+        made = tools.complete(options.staging, options.standing, root=root)
+        return codec.encode({name: base64.b64encode(data).decode() for name, data in made.items()})
+
+    return _answer(make)
 
 
 def _tools(options: argparse.Namespace) -> ControllerTools:

@@ -12,9 +12,11 @@ from nebh.host import files
 from nebh.model.errors import Refused
 from nebh.model.trust import TrustedSet
 from nebh.signing import roles
+from nebh.signing.repository import Publication, read_state
 from nebh.signing.statements import StatementSigner
 from nebh.signing.trust_store import Fetch, TrustStore
 from nebh.signing.trusted_set import read_trusted_set
+from nebh.signing.wish import complete
 
 _FILE_LIMIT = 8 << 20
 
@@ -52,6 +54,24 @@ class ControllerTools:
         if len(set(trusted.cluster_ids)) != 1:
             raise Refused("cannot publish: it mixes clusters", rule="N0")
         return trusted
+
+    def complete(self, staging: Path, standing: Path, *, root: bytes) -> dict[str, bytes]:
+        """Return the snapshot and timestamp, by file name, for the release roles that a CI key put into `staging`, on
+        the set that stands. Raises Refused when this controller may not sign the snapshot."""
+        with tempfile.TemporaryDirectory(prefix="nebh-complete-") as scratch:
+            store = TrustStore(Path(scratch), folders_fetch((standing,)), root, self._cluster_id)
+            state = read_state(store, source="publication", wanted=None)
+        metadata = {path.name: path.read_bytes() for path in (staging / "metadata").glob("*.json")}
+        given = Publication(cluster_id=state.cluster_id, base={}, metadata=metadata)
+        try:
+            made = complete(given, state, key=self._key, now=self._now())
+        except Refused as error:
+            raise Refused(
+                f"cannot publish with a CI key: {error.message}",
+                rule=error.rule,
+                hint="an operator allows it: `nebh key ci-mode on`; or an operator deploys",
+            ) from error
+        return {name: data for name, data in made.metadata.items() if name not in metadata}
 
     def timestamp(self, *, snapshot: bytes, version: int) -> bytes:
         """Return timestamp.json of `version` for these bytes of a snapshot file, signed by this controller."""

@@ -79,12 +79,20 @@ IMAGE = Section(
             doc="An image of an OCI registry; pin it with `@sha256:`.",
         ),
         Field(
+            key="door",
+            shape=Text(
+                expects="what was pushed to the controller's registry door: web:1.2, or web@sha256:<64 hex digits>",
+                pattern=r"[a-z0-9._-]+(?:/[a-z0-9._-]+)*(?::[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})",
+            ),
+            doc="An image that was pushed to the controller's registry door.",
+        ),
+        Field(
             key="manifest",
             shape=Text(expects="a tree manifest's digest (64 hex digits)", pattern="[0-9a-f]{64}"),
             doc="A tree manifest that the cluster has already.",
         ),
     ),
-    one_of=("dir", "tar", "oci", "docker-archive", "registry", "manifest"),
+    one_of=("dir", "tar", "oci", "docker-archive", "registry", "door", "manifest"),
     instead="say what kind it is: `image: {dir: ./rootfs}`",
 )
 

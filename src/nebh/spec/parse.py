@@ -36,6 +36,7 @@ _SOURCES = {
     "oci": SourceKind.OCI_LAYOUT,
     "docker-archive": SourceKind.DOCKER_ARCHIVE,
     "registry": SourceKind.REGISTRY,
+    "door": SourceKind.DOOR,
     "manifest": SourceKind.MANIFEST,
 }
 
@@ -116,7 +117,7 @@ def _image(root: Value, base: str) -> ImageSource:
     for key, kind in _SOURCES.items():
         found = section.get(key) if section is not None else None
         if found is not None:
-            local = kind not in {SourceKind.REGISTRY, SourceKind.MANIFEST}
+            local = kind not in {SourceKind.REGISTRY, SourceKind.DOOR, SourceKind.MANIFEST}
             place = posixpath.normpath(posixpath.join(base, found.data)) if local else found.data
             return ImageSource(kind=kind, location=place)
     return ImageSource(kind=SourceKind.DIRECTORY, location="")

@@ -12,7 +12,7 @@ from sqlalchemy.pool import StaticPool
 
 from nebh.model.errors import Broken
 
-VERSION = "0001"
+VERSION = "0002"
 
 
 class Database:
@@ -49,6 +49,17 @@ def read_version(connection: Connection) -> str:
         known = connection.execute(text("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'")).first()
         row = connection.execute(text("SELECT version_num FROM alembic_version")).first() if known else None
     return str(row[0]) if row else ""
+
+
+def needs_migration(path: Path) -> bool:
+    """Tell whether `path` is not there yet or of an older version than this program's."""
+    if not path.exists():
+        return True
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        return read_version(engine.connect()) < VERSION
+    finally:
+        engine.dispose()
 
 
 def _prepare(connection: Any, _record: object) -> None:

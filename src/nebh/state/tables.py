@@ -113,3 +113,34 @@ history = Table(
     Column("detail", Text, nullable=False),
     sqlite_autoincrement=True,
 )
+
+door_tokens = Table(
+    "door_tokens",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("secret", Text, nullable=False),
+    Column("repository", Text, nullable=False),
+    Column("push", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+door_links = Table(
+    "door_links",
+    METADATA,
+    Column("repository", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("media_type", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+door_tags = Table(
+    "door_tags",
+    METADATA,
+    Column("repository", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("by", Text, nullable=False),
+)

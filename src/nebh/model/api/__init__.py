@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from nebh.model.api.access import Health, Nonce, Token, TokenRequest
     from nebh.model.api.asking import DeploymentRequest, Relayed, Signed
     from nebh.model.api.deploying import Deployment, DeploymentState
+    from nebh.model.api.door import (
+        Collected,
+        DoorImage,
+        DoorImages,
+        DoorSecret,
+        DoorToken,
+        DoorTokenRequest,
+        DoorTokens,
+    )
     from nebh.model.api.events import Events
     from nebh.model.api.happening import (
         History,
@@ -43,6 +52,7 @@ _NAMES = {
     "access": ("Health", "Nonce", "Token", "TokenRequest"),
     "asking": ("DeploymentRequest", "Relayed", "Signed"),
     "deploying": ("Deployment", "DeploymentState"),
+    "door": ("Collected", "DoorImage", "DoorImages", "DoorSecret", "DoorToken", "DoorTokenRequest", "DoorTokens"),
     "events": ("Events",),
     "happening": ("History", "HistoryEntry", "LogLine", "LogPage", "LogReply", "LogRequest", "NodeReceipt", "Receipts"),
     "listing": ("Nodes", "ReleaseView", "Releases", "Services"),
@@ -54,10 +64,17 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "Allocation",
+    "Collected",
     "Deployment",
     "DeploymentRequest",
     "DeploymentState",
     "Digests",
+    "DoorImage",
+    "DoorImages",
+    "DoorSecret",
+    "DoorToken",
+    "DoorTokenRequest",
+    "DoorTokens",
     "Events",
     "Health",
     "History",

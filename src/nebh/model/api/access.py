@@ -26,7 +26,7 @@ class Nonce:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRequest:
-    """kind: node or operator. key: hex Ed25519 public key. signature: hex. envelope: for a node, the node-signed
+    """kind: node, operator, or ci (a key that may sign releases of some services). key: hex Ed25519 public key. signature: hex. envelope: for a node, the node-signed
     `transport` statement that names the key."""
 
     kind: Who

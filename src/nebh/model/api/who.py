@@ -11,3 +11,4 @@ class Who(StrEnum):
     NOBODY = "nobody"
     NODE = "node"
     OPERATOR = "operator"
+    CI = "ci"
