@@ -15,11 +15,13 @@ class SourceKind(StrEnum):
     DOCKER_ARCHIVE = "docker-archive"
     REGISTRY = "registry"
     MANIFEST = "manifest"
+    BUILD = "build"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """An image to import: `location` is a path (made absolute by the parser), a registry reference, or a digest."""
+    """An image to import: `location` is a path (made absolute by the parser), a registry reference, or a digest. For
+    BUILD it is the path of a declaration: built, then used by its digest."""
 
     kind: SourceKind
     location: str

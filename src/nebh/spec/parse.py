@@ -37,6 +37,7 @@ _SOURCES = {
     "docker-archive": SourceKind.DOCKER_ARCHIVE,
     "registry": SourceKind.REGISTRY,
     "manifest": SourceKind.MANIFEST,
+    "build": SourceKind.BUILD,
 }
 
 
