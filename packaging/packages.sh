@@ -19,6 +19,7 @@ zstd              # image archives
 xz-utils          # image archives
 openssh-client    # doors of other machines: --at root@host, ssh-agent
 procps            # sysctl
+bubblewrap        # build commands of images run in its sandbox
 util-linux        # mount, setpriv, nsenter, unshare, flock
 e2fsprogs         # volumes of a fixed size
 "

@@ -19,7 +19,7 @@ from nebh.model.errors import BadInput, Conflict, NotFound
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.quantities import render_size
 from nebh.model.release import Release
-from nebh.model.service import ServiceSpec
+from nebh.model.service import ServiceSpec, SourceKind
 from nebh.model.statement import Phase
 from nebh.planning.claims import claims_conflict
 from nebh.planning.lint import find_unexcepted, lint_manifest
@@ -62,8 +62,13 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
     from nebh.images.entrypoint import check_entrypoint
 
     out = session.out
-    out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
-    report = import_any(spec.image, cache=cache, session=session)
+    if spec.image.kind is SourceKind.BUILD:
+        from nebh.cli.images import build_declared
+
+        report = build_declared(Path(spec.image.location), cache, out).report
+    else:
+        out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
+        report = import_any(spec.image, cache=cache, session=session)
     out.note(f"image {report.digest[:12]}: {len(report.manifest.entries)} entries, {render_size(report.ref.bytes)}")
     for line in report.normalised:
         out.note(f"  changed: {line}")

@@ -68,6 +68,26 @@ class CgroupTree:
         _write(own / share[0], str(share[1] * _SERVICE_WEIGHT))
         return tuple(map(str, folders))
 
+    def enter_build(self, name: str, *, memory: int, cpu: int, pids: int) -> tuple[Path, ...]:
+        """Make the folders of a build's commands with their limits (bytes, thousandths of a core, processes)."""
+        folders = tuple(top / self.parent / name for top in self._tops(CONTROLLERS))
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        quota = max(1000, cpu * _PERIOD_US // 1000)
+        _write(self._top("pids") / self.parent / name / "pids.max", str(pids))
+        of_cpu, of_memory = (self._top(one) / self.parent / name for one in ("cpu", "memory"))
+        if self.v2:
+            _write(of_cpu / "cpu.max", f"{quota} {_PERIOD_US}")
+            _write(of_memory / "memory.max", str(memory))
+            _write(of_memory / "memory.swap.max", "0")
+        else:
+            _write(of_cpu / "cpu.cfs_period_us", str(_PERIOD_US))
+            _write(of_cpu / "cpu.cfs_quota_us", str(quota))
+            _write(of_memory / "memory.swappiness", "0")  # kernels that do not count swap would give it instead
+            _write(of_memory / "memory.limit_in_bytes", str(memory))
+            self.forbid_swap(name, memory)
+        return folders
+
     def throttle_conmon(self, instance: str) -> None:
         """Hold a flood of output back at its pipe: from now on conmon gets a twentieth of a core."""
         folder = self._top("cpu") / self.parent / "conmon" / instance

@@ -180,6 +180,13 @@ class ScratchSink:
             write_all(descriptor, chunk)
         return descriptor
 
+    def open(self, digest: str) -> int:
+        """Return a descriptor of a content that was stored here or is known, which the caller closes."""
+        try:
+            return os.open(digest, _READ, dir_fd=self.folder)
+        except FileNotFoundError:
+            return os.open(f"{digest[:2]}/{digest}", _READ, dir_fd=self._known)
+
     def _has(self, digest: str) -> bool:
         if digest in self._stored:
             return True

@@ -71,6 +71,10 @@ class ImageTree:
             raise self._intake.refuse("/", problem)
         return manifest
 
+    def entries(self) -> tuple[TreeEntry, ...]:
+        """Return what was laid so far, sorted by path, without anything added."""
+        return tuple(sorted(self._entries(), key=lambda entry: entry.path.encode()))
+
     def _put(self, item: Item) -> None:
         if item.path == "":
             if item.type is not EntryType.DIRECTORY:

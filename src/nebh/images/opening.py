@@ -66,6 +66,8 @@ def open_source(source: ImageSource, *, cache: ImageCache, architecture: str) ->
                 yield Opened(what=what, read=read, confined=True)
             case SourceKind.MANIFEST | SourceKind.DOOR:
                 raise BadInput(f"cannot open {what}: it is no source on this computer")
+            case SourceKind.BUILD:
+                raise BadInput(f"cannot open {what}: a declaration is built", hint="nebh image build")
             case _:
                 assert_never(source.kind)
 

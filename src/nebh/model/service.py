@@ -16,12 +16,13 @@ class SourceKind(StrEnum):
     REGISTRY = "registry"
     DOOR = "door"
     MANIFEST = "manifest"
+    BUILD = "build"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """An image to import: `location` is a path (made absolute by the parser), a registry reference, `name:tag`
-    at the controller's registry door, or a digest."""
+    """An image to import: `location` is a path (made absolute by the parser), a registry reference, `name:tag` at the
+    controller's registry door, or a digest. For BUILD it is the path of a declaration: built, then used by its digest."""
 
     kind: SourceKind
     location: str

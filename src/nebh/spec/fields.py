@@ -91,8 +91,9 @@ IMAGE = Section(
             shape=Text(expects="a tree manifest's digest (64 hex digits)", pattern="[0-9a-f]{64}"),
             doc="A tree manifest that the cluster has already.",
         ),
+        Field(key="build", shape=PATH, doc="An image declaration (`image.yaml`) with its lock beside it."),
     ),
-    one_of=("dir", "tar", "oci", "docker-archive", "registry", "door", "manifest"),
+    one_of=("dir", "tar", "oci", "docker-archive", "registry", "door", "manifest", "build"),
     instead="say what kind it is: `image: {dir: ./rootfs}`",
 )
 

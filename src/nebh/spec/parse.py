@@ -38,6 +38,7 @@ _SOURCES = {
     "registry": SourceKind.REGISTRY,
     "door": SourceKind.DOOR,
     "manifest": SourceKind.MANIFEST,
+    "build": SourceKind.BUILD,
 }
 
 

@@ -15,10 +15,10 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def read_directory(root: int, intake: Intake) -> Iterator[Item]:
-    """Yield what stands below the directory `root` (a descriptor), in order. Raises BadInput for devices, sockets and
+def read_directory(root: int, intake: Intake, *, prefix: bytes = b"") -> Iterator[Item]:
+    """Yield what stands below the directory `root` (a descriptor), in order, `prefix` before each path. Raises BadInput for devices, sockets and
     names that cannot be in an image; Failed when it changes while it is read."""
-    yield from _walk(root, b"", intake)
+    yield from _walk(root, prefix, intake)
 
 
 def _walk(folder: int, prefix: bytes, intake: Intake) -> Iterator[Item]:

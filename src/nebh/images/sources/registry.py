@@ -60,3 +60,13 @@ def copy_command(name: str, *, into: Path, architecture: str) -> Command:
         env={key: value for key in _PASSED for value in (os.environ.get(key), os.environ.get(key.lower())) if value},
         timeout=_TIMEOUT,
     )
+
+
+def copy_layout(layout: str, to: str) -> None:
+    """Copy the image `FOLDER:NAME` of an OCI layout to another of skopeo's places. Raises Failed."""
+    argv = ("skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{layout}", to)
+    try:
+        run(Command(argv=argv, timeout=_TIMEOUT))
+    except CommandFailed as error:
+        why = "skopeo is not installed" if error.status == 127 else error.stderr.strip().rpartition("\n")[2][-600:]
+        raise Failed(f"cannot write {to}: {why}", hint="apt install skopeo" if error.status == 127 else "") from error
