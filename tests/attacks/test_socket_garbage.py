@@ -42,6 +42,7 @@ HEADS: list[dict[str, Any]] = [
     {"op": "status"},
     {"op": "rollback", "service": "web", "to": 1},
     {"op": "objects", "items": [["a" * 64, 10]]},
+    {"op": "objects", "items": [["a" * 64, 10]], "mirrors": ["https://mirror.example"]},
 ]
 
 
@@ -79,10 +80,11 @@ class Counter:
     def sign_transport(self, public: str) -> bytes:
         return public.encode()[:10]
 
-    def metadata(self, source: str, name: str, limit: int) -> bytes | None:
-        return f"{source} {name} {limit}".encode()[:10]
+    def metadata(self, source: str, name: str, limit: int, *, signed: tuple[str, ...] = ()) -> bytes | None:
+        return f"{source} {name} {limit} {len(signed)}".encode()[:10]
 
-    def objects(self, items: Any, take: Any) -> None:
+    def objects(self, items: Any, take: Any, *, signed: tuple[str, ...] = ()) -> None:
+        del signed
         for item in items:
             take(item, iter((b"x",)))
 
@@ -155,6 +157,7 @@ changed_head = st.builds(
                 "max",
                 "name",
                 "cursors",
+                "mirrors",
                 "x",
             ]
         ),

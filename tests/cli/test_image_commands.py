@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -125,6 +126,7 @@ def test_a_declaration_is_wrong_in_words(project, nebh):
 def test_a_service_spec_may_name_a_declaration(project, nebh):
     from nebh.cli.deploy import import_spec_image, read_spec
     from nebh.cli.output import Output
+    from nebh.cli.session import Session
     from nebh.images.cache import ImageCache
 
     nebh("lock", str(project / "image.yaml"))
@@ -133,5 +135,6 @@ def test_a_service_spec_may_name_a_declaration(project, nebh):
     spec.write_text(
         "name: shop\nimage: {build: image.yaml}\nargv: [/server]\nports: {http: 8080}\nlimits: {memory: 16M}\n"
     )
-    report = import_spec_image(read_spec(str(spec)), ImageCache(project.parent / "cache"), Output(quiet=True))
+    session = Session(argparse.Namespace(), Output(quiet=True))
+    report = import_spec_image(read_spec(str(spec)), ImageCache(project.parent / "cache"), session)
     assert report.digest == digest
