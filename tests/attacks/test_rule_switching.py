@@ -47,7 +47,13 @@ CLUSTER = "c" * 32
 OPERATOR, CONTROLLER, NODE, STRANGER = (Seed(letter * 32) for letter in (b"o", b"t", b"n", b"x"))
 NOT_THERE_YET = {"N10", "N11", "N15", "N16"}  # stacks, secrets, several nodes, updates of programs
 NO_TABLE = {"N1", "N12"}  # signatures, and a pure function: the tests at the end
-NO_RULE = {"peer", "busy", "identity", "pin", "door"}  # refusals that are no rule of docs/security.md: see their own tests
+NO_RULE = {
+    "peer",
+    "busy",
+    "identity",
+    "pin",
+    "door",
+}  # refusals that are no rule of docs/security.md: see their own tests
 
 Attack = Callable[[frozenset[str]], bool]
 """Tries something without the rules it is given; whether it got through."""

@@ -55,7 +55,8 @@ def lock(options: argparse.Namespace, out: Output) -> int:
     builder = _builder(_cache(), out)
     made = make_lock(declared, layers=builder.layers, downloads=builder.downloads, progress=out.progress)
     write_lock(lock_path(path), made)
-    counts = {"packages": len(made.packages), "wheels": len(made.wheels), "files": len(made.files)}
+    counts = {"packages": len(made.packages), "wheels": len(made.wheels), "npm": len(made.npm)}
+    counts["files"] = len(made.files)
     if out.json_wanted:
         out.document({"lock": str(lock_path(path)), **counts})
         return 0

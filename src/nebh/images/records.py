@@ -20,7 +20,7 @@ _MOST: Final = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
-    """One source. kind: deb, wheel, path, tar, build; files, bytes: of it in the image; build: only the build used it."""
+    """One source. kind: deb, wheel, npm, build, or a FileKind; files, bytes: of it in the image; build: only the build used it."""
 
     kind: str
     name: str
@@ -221,6 +221,8 @@ def render_provenance(record: ImageRecord) -> dict[str, Any]:
 def _purl(one: SourceRecord, record: ImageRecord) -> str:
     if one.kind == "deb" and one.version:
         return f"pkg:deb/debian/{quote(one.name)}@{quote(one.version)}?arch={record.architecture}"
+    if one.kind == "npm":
+        return f"pkg:npm/{quote(one.name)}@{quote(one.version)}"
     return f"pkg:pypi/{quote(one.name)}@{quote(one.version)}" if one.kind == "wheel" else ""
 
 

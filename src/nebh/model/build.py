@@ -20,12 +20,18 @@ class FileKind(StrEnum):
     PATH = "path"
     TAR = "tar"
     DEB = "deb"
+    RPM = "rpm"
+    OCI = "oci"
+    DOCKER_ARCHIVE = "docker-archive"
+    REGISTRY = "registry"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileItem:
-    """Something of the project's own. source: absolute path on this computer; written: as the declaration says it;
-    to: absolute path in the image; strip: leading components that a tar's names lose."""
+    """An item of `files`. source: absolute path on this computer, with `:tag` where it may have one, a registry's
+    reference, or an image's digest; written: as the declaration says it, of whole images with the kind and a colon
+    before it; to: absolute path in the image; strip: leading components that a tar's names lose."""
 
     kind: FileKind
     source: str
@@ -53,6 +59,16 @@ class PythonNeeds:
 
     requirements: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpmNeeds:
+    """lock: absolute path of a package-lock.json; written: as the declaration says it; to: the folder of the image that
+    gets node_modules."""
+
+    lock: str
+    written: str
+    to: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +103,7 @@ class ImageDeclaration:
     packages: tuple[str, ...] = ()
     debian: DebianSource = field(default_factory=DebianSource)
     python: PythonNeeds = field(default_factory=PythonNeeds)
+    npm: NpmNeeds | None = None
     files: tuple[FileItem, ...] = ()
     build: BuildStep | None = None
     keep: tuple[str, ...] = ()
@@ -123,8 +140,22 @@ class LockedWheel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LockedNpm:
+    """One npm package. path: where it stands, beginning with node_modules; source: what npm is asked for; sha512: hex,
+    as package-lock.json pins it; sha256: of the same bytes."""
+
+    path: str
+    name: str
+    version: str
+    source: str
+    sha512: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class LockedFile:
-    """One item of `files`: of a file the SHA-256 of its bytes, of a directory that of names, modes and contents."""
+    """One item of `files`: of a file the SHA-256 of its bytes, of a directory that of names, modes and contents, of an
+    image its tree manifest's digest."""
 
     written: str
     sha256: str
@@ -133,7 +164,8 @@ class LockedFile:
 @dataclass(frozen=True, kw_only=True)
 class ImageLock:
     """Every source of one declaration by digest. wanted: a digest of the parts of the declaration that were resolved;
-    with another one the lock is stale. python: the interpreter's version that wheels were chosen for, as `3.11`."""
+    with another one the lock is stale. python: the interpreter's version that wheels were chosen for, as `3.11`.
+    npm_lock: SHA-256 of the package-lock.json that `npm` was made from."""
 
     format: int
     wanted: str
@@ -141,4 +173,6 @@ class ImageLock:
     python: str = ""
     packages: tuple[LockedPackage, ...] = ()
     wheels: tuple[LockedWheel, ...] = ()
+    npm_lock: str = ""
+    npm: tuple[LockedNpm, ...] = ()
     files: tuple[LockedFile, ...] = ()

@@ -64,6 +64,10 @@ NAMED_CHECK = Section(
     one_of=("http", "tcp", "exec"),
 )
 
+REFERENCE = Text(
+    expects="a reference with registry host and digest: docker.io/library/redis@sha256:<64 hex digits>",
+    pattern=r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+(?::[\w.-]{1,128})?(?:@sha256:[0-9a-f]{64})?",
+)
 IMAGE = Section(
     fields=(
         Field(key="dir", shape=PATH, doc="A directory that is the root file system."),
@@ -72,10 +76,7 @@ IMAGE = Section(
         Field(key="docker-archive", shape=PATH, doc="What `docker save` wrote."),
         Field(
             key="registry",
-            shape=Text(
-                expects="a reference with registry host and digest: docker.io/library/redis@sha256:<64 hex digits>",
-                pattern=r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+(?::[\w.-]{1,128})?(?:@sha256:[0-9a-f]{64})?",
-            ),
+            shape=REFERENCE,
             doc="An image of an OCI registry; pin it with `@sha256:`.",
         ),
         Field(

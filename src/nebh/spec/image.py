@@ -11,6 +11,7 @@ from nebh.model.build import (
     FileItem,
     FileKind,
     ImageDeclaration,
+    NpmNeeds,
     Output,
     PythonNeeds,
     Reduction,
@@ -20,7 +21,9 @@ from nebh.spec.document import parse_document
 from nebh.spec.image_fields import DECLARATION
 from nebh.spec.read import Reader, Value
 
-_KINDS = {"from": FileKind.PATH, "tar": FileKind.TAR, "deb": FileKind.DEB}
+_KINDS = {"from": FileKind.PATH} | {kind.value: kind for kind in FileKind if kind is not FileKind.PATH}
+_IMAGES = frozenset((FileKind.OCI, FileKind.DOCKER_ARCHIVE, FileKind.REGISTRY, FileKind.IMAGE))
+_NAMED = frozenset((FileKind.REGISTRY, FileKind.IMAGE))
 _OPTIONS = ("-", "git+", "http:", "https:", "file:")
 
 
@@ -52,6 +55,7 @@ def _build(reader: Reader, root: Value, base: str) -> ImageDeclaration:
         **scalars,
         debian=_debian(root, base),
         python=_python(reader, root),
+        npm=_npm(root, base),
         files=_files(reader, root.get("files"), base),
         build=_step(reader, root, base),
         reduce=Reduction(reduce.data) if reduce is not None else Reduction.STANDARD,
@@ -88,6 +92,15 @@ def _python(reader: Reader, root: Value) -> PythonNeeds:
     return PythonNeeds(requirements=_words(section.get("requirements")), path=_words(section.get("path")))
 
 
+def _npm(root: Value, base: str) -> NpmNeeds | None:
+    section = root.get("npm")
+    lock, to = (section.get("lock"), section.get("to")) if section is not None else (None, None)
+    if lock is None or to is None:
+        return None
+    place = posixpath.normpath(posixpath.join(base, lock.data))
+    return NpmNeeds(lock=place, written=lock.data, to=posixpath.normpath(to.data))
+
+
 def _files(reader: Reader, value: Value | None, base: str) -> tuple[FileItem, ...]:
     found = []
     for one in value.data if value is not None else ():
@@ -98,16 +111,17 @@ def _files(reader: Reader, value: Value | None, base: str) -> tuple[FileItem, ..
             to, strip = one.get("to"), one.get("strip")
             if strip is not None and kind is not FileKind.TAR:
                 reader.complain(strip, strip.path, "only a tar's names are stripped", "remove it")
-            if kind is FileKind.DEB and to is not None:
-                reader.complain(to, to.path, "a package has its places itself", "remove it, or use `tar`")
+            if kind not in {FileKind.PATH, FileKind.TAR} and to is not None:
+                what = "an image" if kind in _IMAGES else "a package"
+                reader.complain(to, to.path, f"{what} has its places itself", "remove it, or use `tar`")
             said = {problem.path for problem in reader.problems}
             if kind is FileKind.PATH and to is None and f"{one.path}.to" not in said:
                 reader.complain(one, f"{one.path}.to", "it is missing", "say where it goes: `to: /app`")
             found.append(
                 FileItem(
                     kind=kind,
-                    source=posixpath.normpath(posixpath.join(base, place.data)),
-                    written=place.data,
+                    source=place.data if kind in _NAMED else posixpath.normpath(posixpath.join(base, place.data)),
+                    written=f"{kind.value}:{place.data}" if kind in _IMAGES else place.data,
                     to=posixpath.normpath(to.data) if to is not None else "/",
                     strip=strip.data if strip is not None else 0,
                 )
@@ -148,6 +162,6 @@ def _check(reader: Reader, root: Value, declared: ImageDeclaration) -> None:
             f"`{first.data}` is not an absolute path",
             "no shell and no PATH look it up: write where it is inside the image, such as /usr/bin/app",
         )
-    sources = declared.packages or declared.files or declared.python.requirements or declared.build
+    sources = declared.packages or declared.files or declared.python.requirements or declared.npm or declared.build
     if not sources and not reader.problems:
-        reader.complain(root, "", "nothing is in this image", "write `packages`, `files`, `python` or `build`")
+        reader.complain(root, "", "nothing is in this image", "write `packages`, `files`, `python`, `npm` or `build`")

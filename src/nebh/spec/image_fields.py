@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebh.spec.fields import ARGV, MIB, MOST, PATH, WORD
+from nebh.spec.fields import ARGV, MIB, MOST, PATH, REFERENCE, WORD
 from nebh.spec.shape import Choice, Cores, Duration, Field, Listing, Section, Size, Table, Text, Whole
 
 PACKAGE = Text(
@@ -25,10 +25,19 @@ FILE = Section(
         Field(key="from", shape=PATH, doc="A file or directory, relative to the declaration."),
         Field(key="tar", shape=PATH, doc="A .tar, .tar.gz, .tar.xz or .tar.zst that is unpacked."),
         Field(key="deb", shape=PATH, doc="A .deb file that is unpacked; nothing in it is run."),
+        Field(key="rpm", shape=PATH, doc="An .rpm file that is unpacked; nothing in it is run."),
+        Field(key="oci", shape=PATH, doc="An OCI image layout, with `:tag` where it holds several images."),
+        Field(key="docker-archive", shape=PATH, doc="What `docker save` wrote."),
+        Field(key="registry", shape=REFERENCE, doc="An image of an OCI registry; the lock pins what it holds."),
+        Field(
+            key="image",
+            shape=Text(expects="an image's digest (64 hex digits)", pattern="[0-9a-f]{64}"),
+            doc="An image on this computer, built or imported.",
+        ),
         Field(key="to", shape=INSIDE, doc="Where it goes in the image.", default="/"),
         Field(key="strip", shape=Whole(low=0, high=16), doc="Leading folders that a tar's names lose.", default="0"),
     ),
-    one_of=("from", "tar", "deb"),
+    one_of=("from", "tar", "deb", "rpm", "oci", "docker-archive", "registry", "image"),
     instead="write `- {from: app, to: /app}`",
 )
 FILES = Listing(item=FILE, instead="write a list: `- {from: app, to: /app}`")
@@ -112,7 +121,21 @@ DECLARATION = Section(
             ),
             doc="What Python needs; every wheel is pinned by hash in the lock.",
         ),
-        Field(key="files", shape=FILES, doc="The project's own files, archives and packages. All of it is kept."),
+        Field(
+            key="npm",
+            shape=Section(
+                fields=(
+                    Field(key="lock", shape=PATH, doc="package-lock.json, version 2 or 3.", required=True),
+                    Field(key="to", shape=INSIDE, doc="The folder that gets node_modules.", required=True),
+                )
+            ),
+            doc="npm packages as package-lock.json pins them; no script of a package is run.",
+        ),
+        Field(
+            key="files",
+            shape=FILES,
+            doc="The project's own files and archives, which are kept whole; packages and images, which are reduced.",
+        ),
         Field(key="build", shape=BUILD, doc="Commands that make files from sources."),
         Field(key="directories", shape=Listing(item=INSIDE, unique=True), doc="Empty folders to make."),
         Field(key="keep", shape=Listing(item=GLOB, unique=True), doc="Paths that no reduction takes away."),

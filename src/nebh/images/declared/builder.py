@@ -19,11 +19,14 @@ from nebh.images.declared.extras import add_extras
 from nebh.images.declared.facts import FileFacts
 from nebh.images.declared.layer import Layer, LayerCache
 from nebh.images.declared.lock import check_lock, digest_wanted, open_item, read_folder
+from nebh.images.declared.npm import fetch_npm, read_package_lock
 from nebh.images.declared.readers import place_root, read_archive, read_package, read_path, read_wheel
 from nebh.images.declared.reduce import Reduced, Unwanted, reduce_tree
+from nebh.images.declared.rpm import read_rpm
 from nebh.images.declared.slices import load_slices
 from nebh.images.declared.wheels import fetch_wheels, site_folder
-from nebh.images.manifest import encode_manifest, refer_to
+from nebh.images.declared.whole_images import SOURCES, find_image, read_tree
+from nebh.images.manifest import digest_manifest, encode_manifest, refer_to
 from nebh.images.objects import ObjectFolder, hash_file
 from nebh.images.records import SourceRecord
 from nebh.images.report import ImportReport
@@ -33,6 +36,8 @@ from nebh.model.image import EntryType, LintFinding
 
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 _SITES: Final = "/dist-packages/"
+# What others packed is reduced; everything else is the project's own, and kept.
+_PACKED: Final = frozenset(("deb", "rpm", *(kind.value for kind in SOURCES)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +92,7 @@ class Builder:
         work.tree.add_merged_links()
         self._lay_packages([one for one in lock.packages if not one.build], work)
         self._lay_wheels(lock, work)
+        self._lay_npm(declared, lock, work)
         outputs = self._build(declared, lock)
         for item in declared.files:
             self.progress(f"reading {item.written}")
@@ -104,6 +110,13 @@ class Builder:
             architecture=declared.architecture,
             progress=self.progress,
         )
+        if declared.npm is not None:
+            if hashlib.sha256(read_package_lock(declared.npm)).hexdigest() != lock.npm_lock:
+                raise BadInput(
+                    f"cannot use {declared.npm.written}: it has changed since the lock was made",
+                    hint="run `nebh image lock` and look at the difference",
+                )
+            fetch_npm(lock.npm, self.downloads, progress=self.progress)
 
     def _lay_packages(self, packages: Iterable[LockedPackage], work: _Work) -> None:
         for one in packages:
@@ -120,6 +133,14 @@ class Builder:
             layer = self._read(one.sha256, one.filename, f"wheel-{lock.python}", read)
             work.lay(layer, SourceRecord(kind="wheel", name=one.name, version=one.version, sha256=one.sha256))
 
+    def _lay_npm(self, declared: ImageDeclaration, lock: ImageLock, work: _Work) -> None:
+        for one in lock.npm if declared.npm is not None else ():
+            place = f"{declared.npm.to.rstrip('/')}/{one.path}" if declared.npm is not None else ""
+            read = partial(read_archive, to=place, strip=1)
+            kind = "npm-" + hashlib.sha256(place.encode()).hexdigest()[:16]
+            layer = self._read(one.sha256, f"{one.name} {one.version}", kind, read)
+            work.lay(layer, SourceRecord(kind="npm", name=one.name, version=one.version, sha256=one.sha256))
+
     def _read(self, digest: str, what: str, kind: str, read: Callable[..., object]) -> Layer:
         descriptor = self.downloads.open(digest)
         try:
@@ -130,23 +151,30 @@ class Builder:
     def _own(self, item: FileItem, lock: ImageLock) -> tuple[Layer, SourceRecord]:
         """Return the layer of one of the project's own files. Raises BadInput when it is not what was locked."""
         wanted = {one.written: one.sha256 for one in lock.files}[item.written]
+        if item.kind in SOURCES:
+            return self._whole_image(item, wanted, lock.architecture)
         with open_item(item) as descriptor:
             folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
             layer = read_folder(item, descriptor, self.layers) if folder else None
             found = layer.digest() if layer is not None else hash_file(descriptor)
-            if found != wanted:
-                raise BadInput(
-                    f"cannot use {item.written}: it has changed since the lock was made",
-                    hint="`nebh image build --refresh` pins the project's own files as they are now",
-                )
+            _check_same(item, found, wanted)
             if layer is None:
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 layer = self._read_item(item, descriptor, found)
         return layer, SourceRecord(kind=item.kind.value, name=item.written, sha256=found)
 
+    def _whole_image(self, item: FileItem, wanted: str, architecture: str) -> tuple[Layer, SourceRecord]:
+        manifest = find_image(item, self.layers, architecture=architecture, locked=wanted)
+        found = digest_manifest(encode_manifest(manifest))
+        _check_same(item, found, wanted)
+        layer = read_tree(manifest, self.layers, digest=found, what=item.written)
+        return layer, SourceRecord(kind=item.kind.value, name=item.written, sha256=found)
+
     def _read_item(self, item: FileItem, descriptor: int, digest: str) -> Layer:
         if item.kind is FileKind.DEB:
             return self.layers.read(partial(read_package, descriptor), what=item.written, kind="deb", digest=digest)
+        if item.kind is FileKind.RPM:
+            return self.layers.read(partial(read_rpm, descriptor), what=item.written, kind="rpm", digest=digest)
         if item.kind is FileKind.TAR:
             read = partial(read_archive, descriptor, to=item.to, strip=item.strip)
             place = hashlib.sha256(f"{digest} {item.strip} {item.to}".encode()).hexdigest()
@@ -160,6 +188,7 @@ class Builder:
         work.tree.add_merged_links()
         self._lay_packages(lock.packages, work)
         self._lay_wheels(lock, work)
+        self._lay_npm(declared, lock, work)
         for item in (*declared.files, *declared.build.files):
             work.lay(*self._own(item, lock), to=item.to if item.kind is FileKind.PATH else "")
         return run_commands(
@@ -181,7 +210,7 @@ class Builder:
             work.facts,
             declared,
             slices=load_slices(),
-            own=lambda origin: not origin.startswith("deb ") and origin != "base",
+            own=lambda origin: origin.partition(" ")[0] not in _PACKED and origin != "base",
             whole=lambda origin: origin.startswith("deb ") and origin in modules,
             unwanted=self.unwanted,
         )
@@ -202,6 +231,14 @@ class Builder:
             for one in building
         )
         return Built(report=report, sources=(*_count(work), *extra), reduced=reduced, whole=whole)
+
+
+def _check_same(item: FileItem, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise BadInput(
+            f"cannot use {item.written}: it has changed since the lock was made",
+            hint="`nebh image build --refresh` pins the project's own files as they are now",
+        )
 
 
 def _count(work: _Work) -> tuple[SourceRecord, ...]:

@@ -16,8 +16,11 @@ from typing import Final
 from nebh.host.files import read_bounded, write_atomic
 from nebh.images.declared.apt import private_apt
 from nebh.images.declared.layer import Layer, LayerCache
+from nebh.images.declared.npm import lock_npm, read_package_lock
 from nebh.images.declared.readers import read_path
 from nebh.images.declared.wheels import find_python, lock_wheels
+from nebh.images.declared.whole_images import SOURCES, find_image
+from nebh.images.manifest import digest_manifest, encode_manifest
 from nebh.images.objects import ObjectFolder, hash_file
 from nebh.model.build import FileItem, ImageDeclaration, ImageLock, LockedFile, LockedPackage, LockedWheel
 from nebh.model.errors import BadInput, Conflict, NotFound
@@ -45,6 +48,7 @@ def make_lock(
             )
         progress("choosing wheels")
         wheels = lock_wheels(declared.python.requirements, downloads, python=python, architecture=declared.architecture)
+    package_lock = read_package_lock(declared.npm) if declared.npm is not None else b""
     return ImageLock(
         format=FORMAT,
         wanted=digest_wanted(declared),
@@ -52,6 +56,10 @@ def make_lock(
         python=python,
         packages=packages,
         wheels=wheels,
+        npm_lock=hashlib.sha256(package_lock).hexdigest() if declared.npm is not None else "",
+        npm=lock_npm(declared.npm, package_lock, downloads, architecture=declared.architecture, progress=progress)
+        if declared.npm is not None
+        else (),
         files=lock_files(declared, layers),
     )
 
@@ -63,7 +71,7 @@ def refresh_files(lock: ImageLock, declared: ImageDeclaration, layers: LayerCach
 
 def lock_files(declared: ImageDeclaration, layers: LayerCache) -> tuple[LockedFile, ...]:
     """Pin the project's own files."""
-    found = {item.written: digest_item(item, layers) for item in all_files(declared)}
+    found = {item.written: digest_item(item, layers, declared.architecture) for item in all_files(declared)}
     return tuple(LockedFile(written=written, sha256=digest) for written, digest in sorted(found.items()))
 
 
@@ -91,6 +99,7 @@ def digest_wanted(declared: ImageDeclaration) -> str:
         "requirements": declared.python.requirements,
         "architecture": declared.architecture,
         "files": sorted({item.written for item in all_files(declared)}),
+        **({"npm": declared.npm.written} if declared.npm is not None else {}),
     }
     return hashlib.sha256(codec.encode(wanted)).hexdigest()
 
@@ -115,8 +124,11 @@ def open_item(item: FileItem) -> Iterator[int]:
         os.close(descriptor)
 
 
-def digest_item(item: FileItem, layers: LayerCache) -> str:
-    """Return the digest that the lock pins: of a file its bytes, of a folder its names, modes and contents."""
+def digest_item(item: FileItem, layers: LayerCache, architecture: str) -> str:
+    """Return the digest that the lock pins: of a file its bytes, of a folder its names, modes and contents, of an image
+    its tree manifest's."""
+    if item.kind in SOURCES:
+        return digest_manifest(encode_manifest(find_image(item, layers, architecture=architecture)))
     with open_item(item) as descriptor:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             return read_folder(item, descriptor, layers).digest()

@@ -1,0 +1,57 @@
+"""Other images as sources: OCI layouts, `docker save` archives, registries, and images that this computer holds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from nebh.images.declared.layer import Layer, LayerCache
+from nebh.images.importing import import_image
+from nebh.images.intake import Intake, Item
+from nebh.images.manifest import MOUNT_FILES
+from nebh.images.objects import ObjectFolder
+from nebh.model.build import FileItem, FileKind
+from nebh.model.errors import NotFound
+from nebh.model.image import EntryType, TreeManifest
+from nebh.model.service import ImageSource, SourceKind
+
+SOURCES: Final = {
+    FileKind.OCI: SourceKind.OCI_LAYOUT,
+    FileKind.DOCKER_ARCHIVE: SourceKind.DOCKER_ARCHIVE,
+    FileKind.REGISTRY: SourceKind.REGISTRY,
+    FileKind.IMAGE: SourceKind.MANIFEST,
+}
+"""Kinds of items that are images; the lock pins such an item by its tree manifest's digest."""
+
+
+def find_image(item: FileItem, layers: LayerCache, *, architecture: str, locked: str = "") -> TreeManifest:
+    """Return an item's tree. locked: what the lock pins: of a registry's image the tree is taken from the cache when
+    it is there, whatever its tag says today. Raises as `import_image`."""
+    if locked and item.kind is FileKind.REGISTRY:
+        with contextlib.suppress(NotFound):
+            return layers.cache.manifest(locked)
+    source = ImageSource(kind=SOURCES[item.kind], location=item.source)
+    return import_image(source, cache=layers.cache, limits=layers.limits, architecture=architecture).manifest
+
+
+def read_tree(manifest: TreeManifest, layers: LayerCache, *, digest: str, what: str) -> Layer:
+    """Return an image's tree as a layer; what it asks for is read in a child, as of every source."""
+    read = partial(_read, manifest, layers.cache.objects)
+    return layers.read(read, what=what, kind="image", digest=digest, confined=False)
+
+
+def _read(manifest: TreeManifest, objects: ObjectFolder, intake: Intake) -> Iterator[Item]:
+    for entry in manifest.entries:
+        if entry.path in MOUNT_FILES and not entry.size:
+            continue
+        path = intake.name(entry.path.encode())
+        match entry.type:
+            case EntryType.DIRECTORY:
+                yield intake.directory(path, mode=entry.mode)
+            case EntryType.LINK:
+                yield intake.link(path, target=entry.target.encode())
+            case EntryType.FILE:
+                chunks = objects.read(entry.sha256) if entry.size else ()
+                yield intake.file(path, mode=entry.mode, size=entry.size, chunks=chunks)
