@@ -45,6 +45,32 @@ reduce: closure
     assert [(one.source, one.to) for one in found.build.outputs] == [("/out/server", "/server")]
 
 
+def test_whole_images_and_npm_keep_their_names() -> None:
+    digest = "ab" * 32
+    found = parse_image(
+        f"""
+npm: {{lock: app/package-lock.json, to: /app/}}
+files:
+  - {{rpm: a.rpm}}
+  - {{oci: ./base:1.2}}
+  - {{docker-archive: saved.tar}}
+  - {{registry: "docker.io/library/redis:7@sha256:{digest}"}}
+  - {{image: {digest}}}
+""",
+        file="image.yaml",
+        base="/srv/app",
+    )
+    assert [(one.written, one.source) for one in found.files] == [
+        ("a.rpm", "/srv/app/a.rpm"),
+        ("oci:./base:1.2", "/srv/app/base:1.2"),
+        ("docker-archive:saved.tar", "/srv/app/saved.tar"),
+        (f"registry:docker.io/library/redis:7@sha256:{digest}", f"docker.io/library/redis:7@sha256:{digest}"),
+        (f"image:{digest}", digest),
+    ]
+    assert found.npm is not None
+    assert (found.npm.lock, found.npm.to) == ("/srv/app/app/package-lock.json", "/app")
+
+
 def test_every_problem_is_told_at_once_with_its_place() -> None:
     found = problems(
         """packages: nginx
@@ -81,6 +107,11 @@ colour: red
         ("files: [{from: x, to: ../x}]\n", "files[0].to"),
         ("files: [{from: x, to: /x, strip: 1}]\n", "only a tar's names are stripped"),
         ("files: [{deb: x.deb, to: /x}]\n", "a package has its places itself"),
+        ("files: [{rpm: x.rpm, to: /x}]\n", "a package has its places itself"),
+        ("files: [{oci: ./x, to: /x}]\n", "an image has its places itself"),
+        ("files: [{image: web}]\n", "files[0].image"),
+        ("files: [{registry: redis}]\n", "files[0].registry"),
+        ("npm: {lock: package-lock.json}\n", "npm.to"),
         ("build: {run: [make]}\n", "build.outputs"),
         ("debian: {mirror: 'ftp://x'}\npackages: [nginx]\n", "debian.mirror"),
         ("", "the file is empty"),

@@ -59,6 +59,8 @@ class _Work:
 
     def lay(self, layer: Layer, source: SourceRecord, *, to: str = "") -> None:
         origin = f"{source.kind} {source.name}"
+        if source.kind == "npm":  # the one source that comes in several versions at once
+            origin += f" {source.version}"
         self.sources.setdefault(origin, source)
         self.tree.add(place_root(layer.entries, to) if to else layer.entries, origin=origin)
         self.facts.update(layer.facts)

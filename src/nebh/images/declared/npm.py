@@ -161,21 +161,21 @@ def _fetch(wanted: dict[str, str], downloads: ObjectFolder, progress: Callable[[
         progress(f"fetching npm packages, {start} of {len(left)}")
         batch = dict(left[start : start + _BATCH])
         with tempfile.TemporaryDirectory(prefix="nebh-npm-") as name:
-            problem = _download(Path(name), sorted(set(batch.values())))
+            _download(Path(name), sorted(set(batch.values())))
             found.update(_keep(Path(name), downloads))
         for sha512, source in batch.items():
             if sha512 not in found:
                 raise Failed(
-                    f"cannot fetch {source}: the registry has no archive with the pinned SHA-512{problem}",
-                    hint="check the registry in .npmrc, and this machine's way out (https_proxy)",
+                    f"cannot fetch {source}: the registry has no archive with the pinned SHA-512",
+                    hint="if you trust the registry's new bytes, make package-lock.json anew and look at the difference",
                 )
     return found
 
 
-def _download(folder: Path, sources: list[str]) -> str:
+def _download(folder: Path, sources: list[str]) -> None:
     (folder / "home").mkdir()
     argv = (
-        *("npm", "pack", "--silent", "--ignore-scripts", f"--cache={folder / 'cache'}", "--no-update-notifier"),
+        *("npm", "pack", "--loglevel=error", "--ignore-scripts", f"--cache={folder / 'cache'}", "--no-update-notifier"),
         *(f"--pack-destination={folder}", "--", *sources),
     )
     given = {name: value for name, value in os.environ.items() if name.lower().startswith("npm_config_")}
@@ -185,8 +185,16 @@ def _download(folder: Path, sources: list[str]) -> str:
     except CommandFailed as error:
         if error.status == 127:
             raise NotFound("cannot fetch npm packages: there is no npm here", hint="apt-get install npm") from error
-        return f": {error.stderr.strip()[-500:]}"
-    return ""
+        raise Failed(
+            f"cannot fetch npm packages: {_complaint(error)}",
+            hint="check the registry in .npmrc, and this machine's way out (https_proxy)",
+        ) from error
+
+
+def _complaint(error: CommandFailed) -> str:
+    """Return what npm said, without the words before each line and where its log is."""
+    lines = [re.sub(r"npm (?:error|ERR!)\s*", "", line).strip() for line in error.stderr.splitlines()]
+    return "; ".join([line for line in lines if line and "complete log" not in line][:4])[:500]
 
 
 def _keep(folder: Path, downloads: ObjectFolder) -> Iterator[tuple[str, str]]:
