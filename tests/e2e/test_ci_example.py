@@ -74,6 +74,7 @@ def test_2_the_example_deploys_and_exits_by_receipts(cloud, ci):
     assert not list(ci.glob("tmp.*")), "nothing of the key is left on the runner"
 
 
+@pytest.mark.long
 def test_3_a_release_that_fails_its_checks_fails_the_job(cloud, ci):
     spec = ci / "web.yaml"
     good = spec.read_text()
@@ -98,6 +99,7 @@ def test_4_a_kit_reaches_its_own_service_and_no_policy(cloud, ci):
         assert status == (0 if words[0] == "key" else 3), words
 
 
+@pytest.mark.long
 def test_5_an_edited_file_moves_as_a_patch_to_the_controller_and_to_the_node(cloud, ci):
     big = ci / "web" / "www" / "big"
     data = os.urandom(2 << 20)
