@@ -7,6 +7,7 @@ import dataclasses
 import threading
 
 from nebh.executor.context import Context
+from nebh.host import marks
 from nebh.images.manifest import refer_to
 from nebh.model.errors import BadInput, Broken, NebhError, Refused, Unreachable
 from nebh.model.event import Severity
@@ -61,9 +62,11 @@ class Trust:
             source=source,
             wanted=wanted,
         )
+        marks.mark("verifier.begin")
         trusted = verify_in_child(
             request, lambda name, limit: context.agent.metadata(source=source, name=name, limit=limit)
         )
+        marks.mark("verifier.done")
         now = context.clock.now_ms() // 1000
         self._demand(accept.accept_metadata(trusted, context.accepted.state(), now=now))
         context.accepted.take(trusted)
