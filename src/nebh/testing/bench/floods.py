@@ -199,3 +199,8 @@ def _figures(record: Record) -> None:
         table="requests",
         columns=("failed", "requests"),
     )
+    record.notes.append(
+        f"{MIX.rate:g} requests a second over {MIX.keepalive} kept connections and {MIX.fresh} lanes of new ones. Where a "
+        "window's row has fewer requests than its quiet one, some were held up before they were sent: its percentiles "
+        "are too small."
+    )
