@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from nebh.cli.systemd import steps
+from nebh.cli.programs import NAMES
+from nebh.cli.systemd import facts_of, steps
 from nebh.cli.units import UNITS, UnitFacts, render_units
+from nebh.host.layout import Layout
+from nebh.host.program_tree import ProgramTree
 from nebh.host.seccomp import DENIED, GROUPS
+from nebh.model.local import LocalConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "units"
 ANALYZE = shutil.which("systemd-analyze")
@@ -24,7 +29,7 @@ FACTS = UnitFacts(
         "nebh-controller": (f"{BIN}/nebh-controller", "serve", "--listen", "[::]:7443"),
         "nebh-executor": (f"{BIN}/nebh-executor", "--state", "/var/lib/nebh", "--run", "/run/nebh", "serve"),
     },
-    env={"PYTHONDONTWRITEBYTECODE": "1"},
+    env={"PYTHONDONTWRITEBYTECODE": "1", "NEBH_TREE": "src-0123456789ab venv-0123456789ab"},
     agent_user="nebh-agent",
     controller_user="nebh-controller",
 )
@@ -69,9 +74,37 @@ def test_every_program_is_started_once_and_anew_when_its_unit_changed():
     assert not [words for words in steps(UNITS) if "restart" in words and "nebh-containers.service" in words]
 
 
+def test_other_code_makes_other_units(open_folder):
+    layout, config = Layout(state=Path("/var/lib/nebh"), run=Path("/run/nebh")), LocalConfig(name="vm")
+    (open_folder / "bin").mkdir()
+    for name in NAMES:
+        (open_folder / "bin" / name).write_text("#!/bin/sh\n")
+        (open_folder / "bin" / name).chmod(0o755)
+    found = []
+    for key in ("one", "two"):
+        (open_folder / f"src-{key}").mkdir()
+        (open_folder / "venv-1").mkdir(exist_ok=True)
+        (open_folder / "venv").unlink(missing_ok=True)
+        (open_folder / "venv").symlink_to("venv-1")
+        paths = (open_folder / f"src-{key}",)
+        tree = ProgramTree(prefix=open_folder / "venv", python=open_folder / "venv/bin/python", paths=paths)
+        found.append(render_units(facts_of(layout, config, tree)))
+    changed = [name for name in UNITS if found[0][name] != found[1][name]]
+    assert changed == ["nebh-executor.service", "nebh-agent.service", "nebh-controller.service"]
+    assert 'Environment="NEBH_TREE=src-two venv-1"' in found[1]["nebh-agent.service"]
+
+
 def test_words_that_systemd_would_read_otherwise_are_quoted():
     facts = UnitFacts(**{**vars(FACTS), "commands": {**FACTS.commands, "nebh-agent": ("/a b/$x", "100%")}})
     assert 'ExecStart="/a b/$$x" 100%%\n' in render_units(facts)["nebh-agent.service"]
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other users can pass, unlike those of tests."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from nebh.host.cgroups import find_tree
 from nebh.host.run import Command, run
 from nebh.model.errors import NotFound
+from nebh.testing.flooder import address_of, compile_flooder, write_flooder
 from nebh.testing.probe_rows import normalise, of_this_machine
 from nebh.testing.static_program import compile_static
 
@@ -27,18 +27,6 @@ CALM, NOISY = "calm", "noisy"
 ENTITLED = 0.5  # two containers of the same weight
 LEAST = 0.8 * ENTITLED
 ENOUGH_US = 3_000_000  # of processor time of both, until shares are looked at
-SPEC = """name: {name}
-image: {{dir: ./{name}}}
-argv: [/bin/flooder, "8080"]
-ports: {{http: 8080}}
-routes: [{{host: {name}.example, port: http}}]
-limits: {{memory: {memory}, pids: {pids}, log: 1M}}
-health:
-  startup_timeout: 60s
-  readiness: {{http: {{port: http, path: /}}, interval: 200ms, timeout: 60s, failures: 60}}
-stop: {{signal: KILL, grace: 1s}}
-update: {{bake: 0s, drain: 1s}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +35,7 @@ def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
     try:
         return (
-            compile_static(Path(__file__).with_name("programs") / "flooder.c", folder / "flooder"),
+            compile_flooder(folder),
             compile_static(TESTS / "attacks" / "programs" / "probe.c", folder / "probe"),
         )
     except NotFound as error:
@@ -58,14 +46,8 @@ def programs(tmp_path_factory):
 def deploy(cloud, disk_folder, programs):
     """Return a function that deploys a service of the two programs."""
 
-    def make(name, *, memory="64M", pids=32, more=""):
-        image = disk_folder / name
-        (image / "bin").mkdir(parents=True, exist_ok=True)
-        for program in programs:
-            shutil.copy(program, image / "bin")
-        spec = disk_folder / f"{name}.yaml"
-        spec.write_text(SPEC.format(name=name, memory=memory, pids=pids) + more)
-        cloud.nebh("deploy", "--yes-widen", str(spec))
+    def make(name, **words):
+        cloud.nebh("deploy", "--yes-widen", str(write_flooder(disk_folder, name, programs, **words)))
 
     return make
 
@@ -76,12 +58,6 @@ def pair(deploy):
     deploy(CALM)
     deploy(NOISY, memory="96M")
     return CALM, NOISY
-
-
-def endpoint_of(cloud, service):
-    """Return the IPv4 address under which others reach a service, as its names are told."""
-    text = "\n".join(path.read_text() for path in cloud.layout.dns.glob("*") if path.is_file())
-    return re.search(rf"(\d+\.\d+\.\d+\.\d+)\s+{service}\b", text)[1]
 
 
 LISTEN = """
@@ -122,7 +98,7 @@ def test_the_probe_finds_in_a_whole_cloud_what_it_finds_beside_it(cloud, pair, h
     for address in targets.values():
         dial(7777, address=address).close()  # the positive control: the node itself gets there
     targets = {name: f"{address}:7777" for name, address in targets.items()}
-    targets |= {"a service that nobody declared": f"{endpoint_of(cloud, CALM)}:8080"}
+    targets |= {"a service that nobody declared": f"{address_of(cloud, CALM)}:8080"}
     inside = {"itself": "127.0.0.1:8080"}  # the positive control from the other side
     words = "+".join(f"{name}={address}" for name, address in {**targets, **inside}.items()).replace(" ", "_")
     status, text = cloud.get(f"/probe?{words}", host=f"{NOISY}.example", timeout=120)
@@ -233,7 +209,7 @@ def test_the_neighbour_does_not_notice_a_flood_of_connections(cloud, pair, deplo
     deploy(NOISY, memory="96M", more="connects: [sink:8080]\n")
     for name in ("noisy_ends", "neighbour"):
         request.getfixturevalue(name)
-    path = f"connect/{endpoint_of(cloud, 'sink')}"
+    path = f"connect/{address_of(cloud, 'sink')}"
     flood(cloud, "connect", ("instance.connection-flood",), eventually, path=path)
 
 

@@ -125,6 +125,14 @@ def test_refuses_state_in_memory(cloud):
     if Path("/dev/shm").stat().st_dev == Path("/").stat().st_dev:
         pytest.skip("/dev/shm is no file system of its own here")
     state = Path("/dev/shm") / cloud.name
-    done = cloud.nebh("up", "--foreground", "--state", str(state), "--run", str(cloud.layout.run), accept=(2,))
+    words = ("--run", str(cloud.layout.run), "--words-file", str(cloud.folder / "words"))
+    done = cloud.nebh("up", "--foreground", "--state", str(state), *words, accept=(2,))
     assert "is in memory" in done.stderr.decode()
     assert not state.exists()
+
+
+def test_without_a_reader_of_the_words_nothing_is_made(cloud):
+    done = cloud.nebh("up", "--foreground", *places(cloud), accept=(2,))
+    assert "nobody is here to write the recovery words down" in done.stderr.decode()
+    assert "--words-file" in done.stderr.decode()
+    assert not cloud.layout.state.exists()

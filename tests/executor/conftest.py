@@ -41,11 +41,13 @@ GOOD = Check(name="good", kind=CheckKind.HTTP, port=8080, interval=100)
 
 
 class Agent:
-    """Serves objects from a dict; probes answer what `healthy` says (by path)."""
+    """Serves objects from a dict; probes fail for `sick` paths, and nobody makes them while it is `away`."""
 
     def __init__(self) -> None:
         self.bytes: dict[str, bytes] = {}
         self.sick: set[str] = set()
+        self.away = False
+        self.probes = 0
         self.gate = threading.Event()
         self.gate.set()
 
@@ -57,6 +59,9 @@ class Agent:
             take(digest, size, iter((self.bytes[digest],)))
 
     def probe(self, check: Check, address: str) -> CheckResult:
+        self.probes += 1
+        if self.away:
+            return CheckResult(ok=False, detail="the agent is away", made=False)
         return CheckResult(ok=check.path not in self.sick, detail=f"{check.path} at {address}")
 
 

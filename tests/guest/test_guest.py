@@ -128,6 +128,25 @@ def test_every_unit_is_restarted_under_load(machine: GuestCloud):
     check_whole(machine, ("two",))
 
 
+def test_an_upgrade_starts_the_programs_anew_and_nothing_else(machine: GuestCloud):
+    def main_pids() -> list[str]:
+        return machine.guest.text(f"systemctl show -P MainPID {' '.join(UNITS[1:])}").split()
+
+    programs, containers = main_pids(), machine.node_status()["instances"]
+    machine.guest.sh("echo '# a newer version' >> /root/nebh/src/nebh/__init__.py")
+    with machine.load() as load:
+        machine.guest.sh("cd /root/nebh && make install && nebh up", timeout=900.0)
+        eventually(machine.is_quiet, what="the executor answers")
+        assert machine.active_units() == list(UNITS)
+        assert not set(programs) & set(main_pids())
+        again = main_pids()
+        machine.guest.sh("nebh up", timeout=900.0)
+        assert main_pids() == again, "the same code is not started a second time"
+    check_none_failed(load)
+    assert [one["started"] for one in machine.node_status()["instances"]] == [one["started"] for one in containers]
+    check_whole(machine, ("two",))
+
+
 def test_the_plug_is_pulled_in_mid_cut_over(machine: GuestCloud):
     machine.guest.sh(
         "mkdir -p /run/systemd/system/nebh-executor.service.d && cd /run/systemd/system/nebh-executor.service.d && "

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from nebh.model.errors import Broken, Refused, Unreachable
 from nebh.signing.trusted_set import read_trusted_set
-from nebh.signing.verify_child import Verification, verify_in_child
+from nebh.signing.verify_child import Verification, Verifiers, verify_in_child
+
+SRC = os.pathsep.join(filter(None, sys.path))
 
 
 @pytest.fixture
@@ -63,6 +69,63 @@ def test_a_verifier_that_takes_too_long_is_killed(cloud, request_of):
 
     with pytest.raises(Broken):
         verify_in_child(request_of(), fetch, timeout=0.5)
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()]
+
+
+def test_the_next_verifier_waits_and_finds_the_same(cloud, request_of):
+    verifiers = Verifiers()
+    found = verifiers.verify(request_of(), cloud.fetch, another=True)
+    (waiting,) = children()
+    assert verifiers.verify(request_of(), cloud.fetch) == found
+    assert not children(), "it was used, and nothing waits any more"
+    assert not Path(f"/proc/{waiting}").exists()
+
+
+def test_each_verifies_once(cloud, request_of):
+    verifiers = Verifiers()
+    seen = set()
+    for _ in range(3):
+        verifiers.verify(request_of(), cloud.fetch, another=True)
+        seen.update(children())
+    verifiers.close()
+    assert len(seen) == 3
+    assert not children()
+
+
+def test_one_that_nobody_needs_is_ended(cloud, request_of):
+    verifiers = Verifiers(patience=0.2)
+    verifiers.expect()
+    assert len(children()) == 1
+    end = time.monotonic() + 20
+    while children():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_one_that_died_waiting_is_replaced(cloud, request_of):
+    verifiers = Verifiers()
+    verifiers.expect()
+    (waiting,) = children()
+    os.kill(waiting, signal.SIGKILL)
+    os.waitid(os.P_PID, waiting, os.WEXITED | os.WNOWAIT)
+    assert verifiers.verify(request_of(), cloud.fetch) == read_trusted_set(cloud.store(), source="c")
+
+
+def test_one_whose_parent_died_ends_by_itself(tmp_path):
+    code = (
+        "import os; from nebh.signing.verify_child import Child; c = Child(); print(c._process.pid, flush=True); "
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": SRC}
+    )
+    pid, end = int(done.stdout), time.monotonic() + 20
+    while Path(f"/proc/{pid}/cmdline").exists() and b"verifier" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_the_parent_imports_no_tuf_and_the_child_no_urllib3():

@@ -76,6 +76,20 @@ def check_name_is_free(layout: Layout, name: str) -> None:
     )
 
 
+def check_words_are_read(layout: Layout, name: str, options: argparse.Namespace) -> None:
+    """Before anything is made: raises BadInput where words would be shown and nobody is there to write them down."""
+    if not ((config_base() / name / PENDING).exists() or layout.pinned_root.exists()):
+        _demand_reader(options)
+
+
+def _demand_reader(options: argparse.Namespace) -> None:
+    if not (options.words_file or sys.stdin.isatty()):
+        raise BadInput(
+            "cannot found a cloud: nobody is here to write the recovery words down",
+            hint="run `nebh up` on a terminal, or give --words-file FILE",
+        )
+
+
 def _is_ours(folder: Path, layout: Layout) -> bool:
     """Tell whether the cloud of that folder is the one this machine belongs to already."""
     with contextlib.suppress(OSError, NebhError):
@@ -301,11 +315,7 @@ def show_words(words: str, options: argparse.Namespace, out: Output) -> None:
         write_atomic(Path(options.words_file), f"{words}\n".encode(), mode=0o600)
         out.note(f"recovery words written to {options.words_file}: move them off this machine")
         return
-    if not sys.stdin.isatty():
-        raise BadInput(
-            "cannot found a cloud: nobody is here to write the recovery words down",
-            hint="run `nebh up` on a terminal, or give --words-file FILE",
-        )
+    _demand_reader(options)
     listed = words.split()
     out.note("Write these twelve words down; they are shown once and stored nowhere. They bring a lost key back.\n")
     for start in range(0, 12, 4):

@@ -41,10 +41,15 @@ def facts_of(layout: Layout, config: LocalConfig, tree: ProgramTree) -> UnitFact
         state=str(layout.state),
         run=str(layout.run),
         commands=commands,
-        env={"PYTHONDONTWRITEBYTECODE": "1"} if whole else tree.env,
+        env={"PYTHONDONTWRITEBYTECODE": "1", "NEBH_TREE": _code_of(tree)} if whole else tree.env,
         agent_user=config.agent_user,
         controller_user=config.controller_user,
     )
+
+
+def _code_of(tree: ProgramTree) -> str:
+    """Name the code that runs: an upgrade changes it, and with it the units, so that the programs are started anew."""
+    return " ".join(path.resolve().name for path in (tree.paths[0], tree.prefix))
 
 
 def install(layout: Layout, config: LocalConfig, *, folder: Path = FOLDER) -> tuple[str, ...]:

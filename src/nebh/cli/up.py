@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 
 from nebh.cli import systemd
-from nebh.cli.founding import check_name_is_free, found_on, is_founded, sign_pins, wait_until_accepted
+from nebh.cli.founding import (
+    check_name_is_free,
+    check_words_are_read,
+    found_on,
+    is_founded,
+    sign_pins,
+    wait_until_accepted,
+)
 from nebh.cli.machine import choose_config, layout_of, prepare_machine, wait_for_programs
 from nebh.cli.node_end import LocalNode
 from nebh.cli.output import Output
@@ -44,6 +51,7 @@ def up(options: argparse.Namespace, out: Output) -> int:
     config = choose_config(layout, options, parent=parent)
     if not options.enrol_later:
         check_name_is_free(layout, options.name or config.name)
+        check_words_are_read(layout, options.name or config.name, options)
     prepare_machine(layout, config, tree=own_tree())
     out.note(f"this machine has what it needs; state is in {layout.state}")
     if by_systemd:

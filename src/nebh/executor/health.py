@@ -11,7 +11,7 @@ from nebh.model.instance import CheckResult, Status
 from nebh.model.network import addresses
 from nebh.model.release import Release
 from nebh.model.service import Check, CheckKind
-from nebh.model.work import InstanceRow
+from nebh.model.work import InstanceRow, TransactionRow
 from nebh.planning.health import count_failures, judge_answers, judge_check
 
 FIRST_PAUSE = 0.02
@@ -30,20 +30,31 @@ def look(context: Context, row: InstanceRow, check: Check) -> CheckResult:
 def _look_ourselves(context: Context, check: Check, address: str, missed: CheckResult) -> CheckResult:
     """Without an agent only this is asked: does the port accept connections? An agent that is restarted, or gone for
     good, must neither end healthy instances nor stand in the way of going back."""
+    made = check.kind is CheckKind.TCP  # then that was the check
     seen = context.drivers.networks.reach(address, check.port)
     if seen == "ok":
-        return CheckResult(ok=True, detail="it accepts connections", made=False)
-    return CheckResult(ok=False, detail=f"port {check.port}: {seen}; {missed.detail}", made=False)
+        detail = (
+            "it accepts connections" if made else f"it accepts connections, more could not be asked: {missed.detail}"
+        )
+        return CheckResult(ok=True, detail=detail, made=made)
+    return CheckResult(ok=False, detail=f"port {check.port}: {seen}; {missed.detail}", made=made)
 
 
-def wait_ready(context: Context, row: InstanceRow, *, cancelled: Callable[[], str]) -> CheckResult:
+def is_proven(context: Context, row: TransactionRow) -> bool:
+    """Tell whether the release has passed its checks here before: then a look without the agent is enough. A new one
+    waits for an agent that is away, or whatever kills the agent would let a broken release in."""
+    known = context.accepted.release_row(row.service, row.epoch, row.to_counter)
+    return known is not None and known.committed_at > 0
+
+
+def wait_ready(context: Context, row: InstanceRow, *, cancelled: Callable[[], str], proven: bool = True) -> CheckResult:
     """Wait until a started instance is ready. Not ok: it ended, or was not ready within `startup_timeout`, or
-    `cancelled()` gave a reason."""
+    `cancelled()` gave a reason. proven: see `is_proven`."""
     release = release_of(context, row)
     end = context.clock.monotonic() + release.health.startup_timeout / 1000
     for check in (release.health.startup, readiness(release)):
         if check is not None:
-            result = _wait_for(context, row, check, end=end, cancelled=cancelled)
+            result = _wait_for(context, row, check, end=end, cancelled=cancelled, proven=proven)
             if not result.ok:
                 return result
     return _alive(context, row)
@@ -57,7 +68,7 @@ def _alive(context: Context, row: InstanceRow) -> CheckResult:
 
 
 def _wait_for(
-    context: Context, row: InstanceRow, check: Check, *, end: float, cancelled: Callable[[], str]
+    context: Context, row: InstanceRow, check: Check, *, end: float, cancelled: Callable[[], str], proven: bool
 ) -> CheckResult:
     pause = FIRST_PAUSE
     while True:
@@ -68,7 +79,7 @@ def _wait_for(
         if not alive.ok:
             return alive
         result = look(context, row, check)
-        if result.ok:
+        if result.ok and (result.made or proven):
             return result
         if context.clock.monotonic() + pause > end:
             limit = release_of(context, row).health.startup_timeout / 1000
@@ -90,6 +101,7 @@ class Bake:
         self._checks = release.update.checks or ((ready,) if ready is not None else ())
         self._due: dict[tuple[str, str], float] = {}
         self._failures: dict[tuple[str, str], int] = {}
+        self._unmade: dict[tuple[str, str], str] = {}
         self._base: dict[str, tuple[int, int]] | None = None
 
     def step(self) -> str:
@@ -106,6 +118,11 @@ class Bake:
                     return reason
         return self._proxy_errors()
 
+    @property
+    def unseen(self) -> str:
+        """What nobody could look at the last time, "" when every check was made."""
+        return next((f"check {name} of {one}: {why}" for (one, name), why in self._unmade.items()), "")
+
     def pause(self, until: float) -> float:
         """Return the seconds until something is due, `until` (monotonic) at the latest."""
         now = self._context.clock.monotonic()
@@ -119,6 +136,9 @@ class Bake:
         self._due[key] = now + check.interval / 1000
         result = look(self._context, row, check)
         self._failures[key] = count_failures(self._failures.get(key, 0), result)
+        self._unmade.pop(key, None)
+        if not result.made:
+            self._unmade[key] = result.detail
         return judge_check(row.id, check, failures=self._failures[key], detail=result.detail)
 
     def _proxy_errors(self) -> str:

@@ -399,7 +399,7 @@ class Intake:
         if not self._hinting.acquire(blocking=False):
             return
         try:
-            self._trust.refresh()
+            self._trust.refresh(another=True)  # what was published is assigned next
         except NebhError:
             return  # the refusal is an event already
         else:

@@ -9,6 +9,7 @@ from nebh.executor.context import Context
 from nebh.executor.effects import effect
 from nebh.executor.instances import build
 from nebh.executor.run import Run
+from nebh.host import marks
 from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused
 from nebh.model.image import ImageRef, TreeManifest
@@ -25,7 +26,9 @@ def assigned(run: Run, row: TransactionRow) -> TransactionRow:
     if row.kind in local.ENDING:
         return run.move(row, State.PREPARING)
     try:
+        marks.mark("accept.begin")
         run.trust.accept(row)
+        marks.mark("accept.done")
     except Refused as error:
         return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
     except NebhError as error:
@@ -87,8 +90,12 @@ def fetch_image(run: Run, transaction: int, release: Release) -> TreeManifest:
     ref, store = release.images["main"], context.store
     with context.store_lock:
         with effect(context, transaction, "prepare.manifest"):
+            marks.mark("manifest.begin")
             manifest = _manifest(context, ref)
+            marks.mark("manifest.done")
+        marks.mark("image.begin")
         run.trust.check_image(release, manifest)
+        marks.mark("image.checked")
         if store.is_durable(ref.manifest):
             return manifest
         missing = store.missing(manifest)

@@ -8,7 +8,7 @@ from functools import partial
 
 from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
-from nebh.executor.health import wait_ready
+from nebh.executor.health import is_proven, wait_ready
 from nebh.executor.prepare import discard
 from nebh.executor.run import Run
 from nebh.host import marks
@@ -41,8 +41,9 @@ def starting(run: Run, row: TransactionRow) -> TransactionRow:
             marks.mark("start.done")
         run.supervisor.watch(one.id)
     ahead = compute_switch(run, row, new=new, old=old)
+    proven = is_proven(run.context, row)
     for one in new:
-        result = wait_ready(run.context, one, cancelled=run.cancelled)
+        result = wait_ready(run.context, one, cancelled=run.cancelled, proven=proven)
         if not result.ok:
             return run.move(row, State.ROLLING_BACK, reason=result.detail)
     if run.cancelled():

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 
 from nebh.executor.context import Context
+from nebh.host import marks
 from nebh.images.manifest import refer_to
 from nebh.model.errors import BadInput, Broken, NebhError, Refused, Unreachable
 from nebh.model.event import Severity
@@ -20,7 +21,7 @@ from nebh.planning import accept
 from nebh.planning.accept_choice import Choice
 from nebh.planning.lint import lint_manifest
 from nebh.signing.statements import peek_statement, verify_statement
-from nebh.signing.verify_child import Verification, verify_in_child
+from nebh.signing.verify_child import Verification, Verifiers
 
 CONTROLLER = "controller"
 _LISTED = "N6"
@@ -33,9 +34,11 @@ class Trust:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = threading.Lock()
+        self._verifiers = Verifiers()
 
-    def refresh(self, wanted: tuple[str, ...] = ()) -> TrustedSet:
+    def refresh(self, wanted: tuple[str, ...] = (), *, another: bool = False) -> TrustedSet:
         """Return a set of metadata that was verified and accepted, floors raised; every source is tried in turn.
+        another: a refresh for a release is likely to follow at once.
 
         Raises Refused (the rule that said no), Unreachable.
         """
@@ -44,13 +47,13 @@ class Trust:
             problem: NebhError = Unreachable("cannot refresh metadata: there is no source")
             for source in (CONTROLLER, *(f"mirror-{n}" for n, _ in enumerate(settings.mirrors if settings else ()))):
                 try:
-                    return self._refresh_from(source, wanted)
+                    return self._refresh_from(source, wanted, another=another)
                 except (Refused, Unreachable, BadInput, Broken) as error:
                     problem = error
                     self._say(source, error)
             raise problem
 
-    def _refresh_from(self, source: str, wanted: tuple[str, ...]) -> TrustedSet:
+    def _refresh_from(self, source: str, wanted: tuple[str, ...], *, another: bool) -> TrustedSet:
         context = self._context
         directory = context.layout.trust(source)
         directory.mkdir(parents=True, exist_ok=True)
@@ -61,9 +64,13 @@ class Trust:
             source=source,
             wanted=wanted,
         )
-        trusted = verify_in_child(
-            request, lambda name, limit: context.agent.metadata(source=source, name=name, limit=limit)
+        marks.mark("verifier.begin")
+        trusted = self._verifiers.verify(
+            request,
+            lambda name, limit: context.agent.metadata(source=source, name=name, limit=limit),
+            another=another,
         )
+        marks.mark("verifier.done")
         now = context.clock.now_ms() // 1000
         self._demand(accept.accept_metadata(trusted, context.accepted.state(), now=now))
         context.accepted.take(trusted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebh.executor.health import Bake
+from nebh.executor.health import Bake, is_proven
 from nebh.executor.run import Run
 from nebh.executor.trial import Trial
 from nebh.model.event import Severity
@@ -11,6 +11,9 @@ from nebh.model.service import OnFailure
 from nebh.model.transaction import State
 from nebh.model.work import Role, TransactionRow, Wanted
 from nebh.planning import local
+
+AGENT_PATIENCE = 60.0
+"""For how many seconds longer a trial waits for checks that nobody could make, because the agent is away."""
 
 
 def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
@@ -38,6 +41,7 @@ def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
 def _watch(run: Run, row: TransactionRow, release: Release, trial: Trial, bake: Bake) -> TransactionRow | None:
     context = run.context
     end = context.clock.monotonic() + release.update.bake / 1000
+    proven = is_proven(context, row)
     while True:
         if context.stopping.is_set():
             return None
@@ -47,9 +51,12 @@ def _watch(run: Run, row: TransactionRow, release: Release, trial: Trial, bake: 
         reason = bake.step()
         if reason:
             return _failed(run, row, trial, reason, on_failure=release.update.on_failure)
-        if context.clock.monotonic() >= end:
+        late = context.clock.monotonic() - end
+        if late >= 0 and (proven or not bake.unseen):
             return trial.end(State.HEALTHY)
-        run.pause(min(bake.pause(end), 0.5))
+        if late >= AGENT_PATIENCE:
+            return _failed(run, row, trial, bake.unseen, on_failure=release.update.on_failure)
+        run.pause(min(bake.pause(max(end, context.clock.monotonic() + 0.5)), 0.5))
 
 
 def _failed(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,27 +49,88 @@ def verify_in_child(request: Verification, fetch: Fetch, *, timeout: float = 60.
     Raises what the verifier raised (Refused with its rule, Unreachable, BadInput), what `fetch` raised, and Broken
     when the child dies or takes longer than `timeout` seconds.
     """
-    ours, theirs = socket_pair()
-    with contextlib.ExitStack() as stack:
-        stack.callback(ours.close)
+    return _in(Child(), request, fetch, timeout=timeout)
+
+
+class Child:
+    """A verifier process that has been given nothing yet. Close it, or verify with it, once."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = socket_pair()
         with theirs:
-            process = start(
-                Command(
-                    argv=(sys.executable, "-s", "-m", "nebh.programs.verifier"),
-                    env={"PYTHONPATH": _module_path()},
-                ),
-                stdin=theirs.fileno(),
-            )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        end = time.monotonic() + timeout
+            argv = (sys.executable, "-s", "-m", "nebh.programs.verifier")
+            self._process = start(Command(argv=argv, env={"PYTHONPATH": _module_path()}), stdin=theirs.fileno())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still waits for its request."""
+        return self._process.poll() is None
+
+    def pipe(self, *, end: float) -> Pipe:
+        """Return the way to it."""
+        return Pipe(self._ours, end=end)
+
+    def close(self) -> int:
+        """End it; return the status it ended with."""
+        self._process.kill()  # does nothing to a dead one, and wait() then tells how it died
+        status = self._process.wait()
+        self._ours.close()
+        return status
+
+
+class Verifiers:
+    """Verifications, each in a process of its own. Most of one is loading the verifier: `expect` does that ahead."""
+
+    def __init__(self, *, patience: float = 10.0) -> None:
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._ahead: Child | None = None
+        self._timer: threading.Timer | None = None
+
+    def expect(self) -> None:
+        """Start the process of the next verification; it is ended when none comes within `patience` seconds."""
+        self.close()
+        with self._lock:
+            self._ahead = Child()
+            self._timer = threading.Timer(self._patience, self.close)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def verify(
+        self, request: Verification, fetch: Fetch, *, another: bool = False, timeout: float = 60.0
+    ) -> TrustedSet:
+        """As `verify_in_child`. another: a second verification is likely to follow this one: expect it."""
+        child = self._take()
+        if child is not None and not child.is_alive:
+            child.close()
+            child = None
+        child = child or Child()
+        if another:
+            self.expect()
+        return _in(child, request, fetch, timeout=timeout)
+
+    def close(self) -> None:
+        """End what waits."""
+        child = self._take()
+        if child is not None:
+            child.close()
+
+    def _take(self) -> Child | None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            child, self._ahead, self._timer = self._ahead, None, None
+        return child
+
+
+def _in(child: Child, request: Verification, fetch: Fetch, *, timeout: float) -> TrustedSet:
+    with contextlib.closing(child):
         try:
-            return _converse(Pipe(ours, end=end), request, fetch)
+            return _converse(child.pipe(end=time.monotonic() + timeout), request, fetch)
         except TimedOut as error:
             raise Broken(f"cannot verify {request.source}: the verifier took over {timeout:.0f} s") from error
         except Closed as error:
-            process.kill()  # does nothing to a dead one, and wait() then tells how it died
-            status = process.wait()
+            status = child.close()
             raise Broken(f"cannot verify {request.source}: the verifier died (status {status})") from error
 
 

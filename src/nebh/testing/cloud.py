@@ -218,7 +218,8 @@ class Cloud:
     def _everything(self) -> Iterator[int]:
         """Yield every process of this cloud: by control group, and by the folder on its command line."""
         seen: set[int] = set()
-        for path in (path for top in self._cgroups() for path in top.rglob("cgroup.procs")):
+        # os.walk, unlike Path.rglob, takes folders that vanish meanwhile for empty ones
+        for path in (Path(path, "cgroup.procs") for top in self._cgroups() for path, _, _ in os.walk(top)):
             with contextlib.suppress(OSError):
                 seen |= {int(word) for word in path.read_text().split()}
         needle = str(self.folder).encode() + b"/"

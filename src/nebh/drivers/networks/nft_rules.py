@@ -241,6 +241,8 @@ _FIXED = """\
   set private6 { type ipv6_addr; flags interval; auto-merge; elements = { $PRIVATE6 }; }
   set flood4 { type ipv4_addr; flags dynamic; size 8192; }
   set flood6 { type ipv6_addr; flags dynamic; size 8192; }
+  set over4 { type ipv4_addr; flags dynamic, timeout; timeout 1s; size 8192; }
+  set over6 { type ipv6_addr; flags dynamic, timeout; timeout 1s; size 8192; }
   counter spoofed { }
   counter never { }
   counter flooded { }
@@ -313,8 +315,12 @@ _FIXED = """\
   }
 $EGRESS
   chain open {
-    ct state new add @flood4 { ip saddr ct count over $CONNECTIONS } counter name flooded drop
-    ct state new add @flood6 { ip6 saddr ct count over $CONNECTIONS } counter name flooded drop
+    # counting looks at every connection of the source, in the kernel's own time: who is over its bound is not counted
+    # again for a second
+    ct state new ip saddr @over4 counter name flooded drop
+    ct state new ip6 saddr @over6 counter name flooded drop
+    ct state new add @flood4 { ip saddr ct count over $CONNECTIONS } add @over4 { ip saddr } counter name flooded drop
+    ct state new add @flood6 { ip6 saddr ct count over $CONNECTIONS } add @over6 { ip6 saddr } counter name flooded drop
     accept
   }
   chain refuse {

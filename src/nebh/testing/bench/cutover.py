@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from nebh.model.errors import NotFound
 from nebh.model.service import Update
 from nebh.testing.bench import machine
 from nebh.testing.bench.client import Seen, read_seen
+from nebh.testing.bench.docker import Docker
 from nebh.testing.bench.record import Record
-from nebh.testing.bench.reload import PORT, ReloadPeer, a_reload_peer
-from nebh.testing.bench.stage import Rounds, Settings, StampNode, a_node, asking, in_turns
+from nebh.testing.bench.reload import PORT, DockerPeer, ReloadPeer, a_reload_peer
+from nebh.testing.bench.stage import Rounds, Settings, StampNode, a_node, asking, in_turns, scratch
 from nebh.testing.node import GOOD, HOST
 
 NAME = "cutover"
@@ -28,12 +32,13 @@ Asks = Callable[[bool], None]
 
 @dataclass(kw_only=True)
 class Round:
-    """What was done when, in ns. marks: of the executor, from the deploy to the end of the rollback."""
+    """What was done when, in ns. docker: ms of its stop and run. marks: of the executor, from the deploy to the end of the rollback."""
 
     number: int
     load: float
     reload: int = 0
     reload_from: str = ""
+    docker: float | None = None
     marks: list[tuple[str, int]]
 
 
@@ -48,7 +53,8 @@ def measure(settings: Settings, record: Record) -> None:
 
 
 def _with_image(settings: Settings, record: Record, *, padding: int) -> None:
-    with a_node() as node:
+    with a_node() as node, contextlib.ExitStack() as stack:
+        docker = None if padding else _docker_peer(stack, record, node.folder)
         node.add_image("v1", padding=padding)
         node.add_image("v2", padding=padding)
         counter = node.publish_version("v1", update=KEEP)
@@ -65,11 +71,24 @@ def _with_image(settings: Settings, record: Record, *, padding: int) -> None:
             ours(False)
             theirs(False)
             wanted = Rounds(settings, usual=12 if padding else 44, quick=4)
-            rounds.extend(_round(node, peer, number, ours, theirs) for number in wanted)
+            for number in wanted:
+                rounds.append(_round(node, peer, number, ours, theirs))
+                if docker is not None:
+                    rounds[-1].docker = docker.swap()
         seen, peers = read_seen(out[0]), read_seen(out[1])
     _check(record, seen, peers, image="500 MB" if padding else "5 MB")
     for one in rounds:
         record.add("rounds", image="500 MB" if padding else "5 MB", **_row(one, seen, peers))
+
+
+def _docker_peer(stack: contextlib.ExitStack, record: Record, folder: Path) -> DockerPeer | None:
+    try:
+        docker = stack.enter_context(Docker(scratch("d")))
+    except NotFound as error:
+        record.skipped["docker stop, docker run"] = str(error)
+        return None
+    record.facts["docker"] = f"{docker.version()} stop; run -d --network host"
+    return DockerPeer(docker, folder)
 
 
 def _round(node: StampNode, peer: ReloadPeer, number: int, ours: Asks, theirs: Asks) -> Round:
@@ -113,7 +132,7 @@ def _row(one: Round, seen: Sequence[Seen], peers: Sequence[Seen]) -> dict[str, o
     cut, back = at["cutover.begin"], submits[-1]
     ready, command = at["start.begin"], submits[0]
     first_new = min(two.received for two in seen if two.version == "v2" and two.received > command)
-    row = {
+    row: dict[str, int | float] = {
         "round": one.number,
         "pressure": one.load,
         "cut_last_old": _last(seen, "v1", command, back) - cut,
@@ -128,7 +147,10 @@ def _row(one: Round, seen: Sequence[Seen], peers: Sequence[Seen]) -> dict[str, o
         "back_journalled": at["back.journalled"] - back,
         "reload_last_old": _last(peers, one.reload_from, one.reload - 10**9, one.reload + 10**9) - one.reload,
     }
-    return {name: value / MS if isinstance(value, int) and name != "round" else value for name, value in row.items()}
+    found: dict[str, object] = {
+        name: value / MS if isinstance(value, int) and name != "round" else value for name, value in row.items()
+    }
+    return found if one.docker is None else {**found, "docker_stop_run": one.docker}
 
 
 def _last(seen: Sequence[Seen], version: str, after: int, before: int) -> int:
@@ -171,15 +193,13 @@ def _figures(record: Record) -> None:
     figure("rollback_switch", "rollback, of that: computing and switching alone", "back_switch_alone")
     figure("rollback_done", "rollback: executor has the command -> journalled on disk", "back_journalled")
     figure("reload", "HAProxy reload -> last request received by the old version", "reload_last_old")
-    record.figure(
-        "cutover_to_reload",
-        "cut-over / HAProxy reload",
-        unit="x",
-        statistic="ratio",
-        table="rounds",
-        columns=("cut_switched", "reload_last_old"),
-        where=small,
-    )
+    figure("docker", "docker stop, docker run -> the new version answers; none answers meanwhile", "docker_stop_run")
+    for name, what, column in (
+        ("cutover_to_reload", "cut-over / HAProxy reload", "reload_last_old"),
+        ("cutover_to_docker", "cut-over / docker stop and run", "docker_stop_run"),
+    ):
+        columns = ("cut_switched", column)
+        record.figure(name, what, unit="x", statistic="ratio", table="rounds", columns=columns, where=small)
     figure(
         "cutover_500mb",
         "cut-over of an image of 500 MB: last request received by the old version",

@@ -63,7 +63,21 @@ def _nebh(cloud: Cloud, folder: Path, number: int, took: dict[str, float]) -> No
     while page not in cloud.get("/", host=HOST)[1]:
         if time.monotonic() > end:
             raise TimeoutError(f"{page!r} never answered")
+    took["accepted_to_cut"] = _accepted_to_cut(cloud, str(found["release"]))
     took["nebh_answers"] = took["nebh_committed"] - phases.get("checking", 0) - phases.get("healthy", 0)
+
+
+def _accepted_to_cut(cloud: Cloud, release: str) -> float:
+    """Return the ms from the controller's own note of the deployment to the node's event of the cut-over."""
+    accepted = next(one for one in cloud.nebh_json("history", "web")["entries"] if one["what"] == "deployed")
+    return float(
+        next(
+            one["at"]
+            for one in reversed(cloud.nebh_json("events")["events"])
+            if one["kind"] == "transaction.checking" and one["facts"]["counter"] == release
+        )
+        - accepted["at"]
+    )
 
 
 def _base(docker: Docker, folder: Path) -> Path:
@@ -96,6 +110,11 @@ def _figures(record: Record) -> None:
 
     figure("answers", "file edited -> the new version answers (all but the trial)", "nebh_answers")
     figure("committed", f"file edited -> committed, trial of {BAKE} ms included", "nebh_committed")
+    figure(
+        "accepted_to_cut",
+        "of that: the controller has the command -> cut over (preparation included)",
+        "accepted_to_cut",
+    )
     for name in ("preparing", "prepared", "starting", "checking", "healthy"):
         figure(name, f"on the node, of that: {name}", f"phase_{name}")
     figure("docker", "file edited -> docker build, rm -f, run: the new version answers", "docker_answers")

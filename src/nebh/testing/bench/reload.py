@@ -1,9 +1,11 @@
-"""The peer of a cut-over: two processes behind an unmodified HAProxy that is reloaded to lead to the other one."""
+"""The peers of a cut-over: two processes behind an unmodified HAProxy that is reloaded to lead to the other one, and
+`docker stop` followed by `docker run`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +14,9 @@ from pathlib import Path
 
 from nebh.host.run import Command, Started, start
 from nebh.testing import example_app
-from nebh.testing.cloud import Cloud
+from nebh.testing.bench.docker import Docker
+from nebh.testing.cloud import PATIENCE, Cloud
+from nebh.testing.example_images import build_image
 
 PORT = 8090
 _CONFIG = """global
@@ -86,3 +90,37 @@ def a_reload_peer(cloud: Cloud, folder: Path) -> Iterator[ReloadPeer]:
         yield peer
     finally:
         peer.end()
+
+
+class DockerPeer:
+    """One container of Docker at a time, on the daemon's own loopback; `swap` replaces it by one of the other version."""
+
+    def __init__(self, docker: Docker, folder: Path) -> None:
+        self._docker = docker
+        self._now = 0
+        for number in (0, 1):
+            tree = build_image(folder / f"docker-{number}", "web", version=f"d{number}")
+            docker.add_image(f"web:{number}", tree, f'CMD ["/usr/bin/web", "--port", "{PORT}"]')
+            shutil.rmtree(tree)
+        self._run()
+        self._wait()
+
+    def _run(self) -> None:
+        self._docker.docker("run", "-d", "--network", "host", "--name", f"web-{self._now}", f"web:{self._now}")
+
+    def _wait(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while f"d{self._now}" not in self._docker.ask(PORT):
+            if time.monotonic() > end:
+                raise TimeoutError(f"version d{self._now} does not answer under Docker")
+
+    def swap(self) -> float:
+        """Return the ms from `docker stop` until the other version answers; nothing answers for most of them."""
+        begin = time.monotonic()
+        self._docker.docker("stop", f"web-{self._now}")
+        self._now = 1 - self._now
+        self._run()
+        self._wait()
+        took = (time.monotonic() - begin) * 1000
+        self._docker.docker("rm", f"web-{1 - self._now}")
+        return took

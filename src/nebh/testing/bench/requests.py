@@ -52,7 +52,7 @@ def measure(settings: Settings, record: Record) -> None:
         node.until(lambda: node.instances("serving") and node.quiet(), "v1 serves")
 
         def enter() -> None:
-            _enter(node)
+            enter_network(node.name)
 
         target = Target(address="127.0.0.1", port=node.http_port, host=HOST)
         load = Load(target, Mix(rate=1500, keepalive=8, fresh=4, timeout=20.0), sink=tally.take, enter=enter)
@@ -74,9 +74,9 @@ def measure(settings: Settings, record: Record) -> None:
     _figures(record)
 
 
-def _enter(node: StampNode) -> None:
-    """Have the calling thread alone use the node's network."""
-    descriptor = os.open(f"/run/netns/{node.name}", os.O_RDONLY | os.O_CLOEXEC)
+def enter_network(name: str) -> None:
+    """Have the calling thread alone use a named network namespace, and go before what is measured."""
+    descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(descriptor, CLONE_NEWNET)
     finally:

@@ -223,8 +223,7 @@ class Campaign:
         if work == "deploy":
             target = site.publish(update=update)
         elif work == "fail":
-            # so long: while there is no agent no check of it can fail
-            target = site.publish(update=Update(bake=30_000, checks=(BAD,), drain=1000))
+            target = site.publish(update=Update(bake=300, checks=(BAD,), drain=1000))
         elif work == "unready":
             target = site.publish(update=update, health=NEVER_READY)
         elif work == "rollback":
