@@ -216,6 +216,18 @@ def test_limits(tmp_path: Path) -> None:
         load(tmp_path, tar(member("a", b"", pax_headers={"comment": "x" * (2 << 20)})))
 
 
+@pytest.mark.long
+def test_a_million_entries_end_at_the_limit(tmp_path: Path) -> None:
+    """Of a million names, in 3 MB, no more are looked at than an image may have; nothing is left of them."""
+    header = member("d", type=tarfile.DIRTYPE)[0].tobuf(tarfile.USTAR_FORMAT)
+    squeezed = gzip.compress(header * 10_000, 6) * 100
+    assert len(squeezed) < 6 << 20
+    limits = ImportLimits()
+    with pytest.raises(BadInput, match=f"more than {limits.entries} entries"):
+        load(tmp_path, squeezed, limits=limits)
+    assert not list((tmp_path / "cache" / "manifests").iterdir())
+
+
 def test_a_parser_that_runs_away_is_ended(tmp_path: Path) -> None:
     """200,000 empty directories take more than the CPU that is given."""
     header = member("d", type=tarfile.DIRTYPE)[0].tobuf(tarfile.USTAR_FORMAT)
