@@ -1,12 +1,10 @@
 """Bytes on their way to the controller: Docker's layers, whole files, ours; for changes that people make, and for what
-two applications really published. Also how fast an image is built again and laid out, and what ten releases take."""
+two applications really published."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +12,13 @@ from nebh.host.run import Command, run
 from nebh.images.cache import ImageCache
 from nebh.images.declared.builder import Builder, Built
 from nebh.images.declared.commands import write_tree
-from nebh.images.declared.lock import make_lock, write_lock
-from nebh.images.store import NodeStore
-from nebh.model.image import EntryType, TreeManifest
+from nebh.images.declared.lock import make_lock
+from nebh.model.image import TreeManifest
 from nebh.spec.image import parse_image
 from nebh.testing.bench.layers import folder_layer, tree_layer, whole_files
 from nebh.testing.bench.record import Record
-from nebh.testing.bench.stage import Rounds, Settings, a_cloud
-from nebh.testing.built_images import builder_of, lock_of
+from nebh.testing.bench.stage import Settings, a_cloud
+from nebh.testing.built_images import builder_of
 from nebh.testing.cloud import Cloud
 
 NAME = "images"
@@ -84,12 +81,10 @@ def measure(settings: Settings, record: Record) -> None:
         _changes(settings, record, cloud)
         for name, versions in HISTORY.items():
             _history(settings, record, cloud, name, versions[:2] if settings.quick else versions)
-        _rebuild(settings, record, cloud)
-    _lay_out(settings, record)
     _figures(record)
 
 
-def _declare(folder: Path, requirements: tuple[str, ...]) -> str:
+def declare(folder: Path, requirements: tuple[str, ...]) -> str:
     """Write an application of 50 files into `folder` where there is none; return its declaration."""
     app = folder / "app"
     if not app.exists():
@@ -101,7 +96,7 @@ def _declare(folder: Path, requirements: tuple[str, ...]) -> str:
 
 
 def _build(folder: Path, builder: Builder, requirements: tuple[str, ...]) -> Built:
-    declared = parse_image(_declare(folder, requirements), file="image.yaml", base=str(folder))
+    declared = parse_image(declare(folder, requirements), file="image.yaml", base=str(folder))
     lock = make_lock(declared, layers=builder.layers, downloads=builder.downloads, progress=lambda _: None)
     return builder.build(declared, lock)
 
@@ -155,98 +150,6 @@ def _history(settings: Settings, record: Record, cloud: Cloud, name: str, versio
         pushed.push(step, built.report.digest, docker=layer, application=name, version=version)
 
 
-def _rebuild(settings: Settings, record: Record, cloud: Cloud) -> None:
-    """Edit one line and build again, by the command; and build with nothing unpacked yet."""
-    project = settings.folder / "rebuild"
-    text = _declare(project, ("flask==3.0.3", "waitress==3.0.2")) + "reduce: closure\n"
-    declared = parse_image(text, file="image.yaml", base=str(project))
-    builder = builder_of(cloud.folder / "cache")
-    lock = lock_of(declared, builder)
-    (project / "image.yaml").write_text(text)
-    write_lock(project / "image.lock", lock)
-    for number in range(settings.rounds(3, 1)):
-        fresh = settings.folder / f"cold{number}"
-        fresh.mkdir()
-        begin = time.perf_counter()
-        cold = Builder(
-            ImageCache(fresh), progress=lambda _: None, unwanted=builder.unwanted, downloads=builder.downloads
-        )
-        cold.build(declared, lock)
-        record.add("cold", round=number, ms=(time.perf_counter() - begin) * 1000)
-        shutil.rmtree(fresh)
-    cloud.nebh("image", "build", str(project / "image.yaml"))
-    for number in Rounds(settings, usual=20, quick=3):
-        with (project / "app" / "main.py").open("a") as file:
-            file.write(f"# {number}\n")
-        begin = time.perf_counter()
-        cloud.nebh("image", "build", "--refresh", str(project / "image.yaml"))
-        record.add("rebuild", round=number, ms=(time.perf_counter() - begin) * 1000)
-
-
-def _lay_out(settings: Settings, record: Record) -> None:
-    """Materialise 10,000 files whose contents are there, and count what ten releases that differ in one file take."""
-    store, manifests = _fill_store(settings.folder / "store")
-    for number in Rounds(settings, usual=15, quick=3):
-        digest = manifests[0][0]
-        begin = time.perf_counter()
-        store.materialise(digest, manifests[0][1], durable=False)
-        record.add("layout", round=number, ms=(time.perf_counter() - begin) * 1000)
-        store.remove_tree(digest)
-    calls = _calls_of_layout(settings.folder, manifests[0][0])
-    if calls:
-        record.add("exact", syscalls=calls)
-    for digest, manifest in manifests:
-        store.materialise(digest, manifest, durable=False)
-    one = sum(_blocks(entry.size) for entry in manifests[0][1].entries if entry.type is EntryType.FILE)
-    overlay = one + sum(_blocks(manifest.entries[0].size) for _, manifest in manifests[1:])
-    record.add(
-        "releases",
-        nebh=_taken(settings.folder / "store") / 1024,
-        overlay=overlay / 1024,
-        copies=one * len(manifests) / 1024,
-    )
-
-
-def _fill_store(root: Path) -> tuple[NodeStore, list[tuple[str, TreeManifest]]]:
-    from nebh.testing.bench.many_files import fill
-
-    root.mkdir()
-    store = NodeStore(root)
-    return store, fill(store, releases=10)
-
-
-def _calls_of_layout(folder: Path, digest: str) -> int:
-    """Return how many system calls laying out takes: of a program that does it, less those of one that does not."""
-    from nebh.testing.bench.status import total_calls
-
-    counted = []
-    for words in ((digest,), ()):
-        out = folder / "strace"
-        argv = ("strace", "-f", "-c", "-o", str(out), sys.executable, "-P", "-m", "nebh.testing.bench.many_files")
-        env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
-        try:
-            run(Command(argv=(*argv, str(folder / "store"), *words), env=env, timeout=300.0))
-        except OSError:
-            return 0
-        counted.append(total_calls(out))
-    return counted[0] - counted[1]
-
-
-def _blocks(size: int) -> int:
-    return -(-size // 4096) * 4096
-
-
-def _taken(root: Path) -> int:
-    seen: set[int] = set()
-    total = 0
-    for path in root.rglob("*"):
-        state = path.lstat()
-        if state.st_ino not in seen:
-            seen.add(state.st_ino)
-            total += state.st_blocks * 512
-    return total
-
-
 def _figures(record: Record) -> None:
     for step, text in STEPS.items():
         for way, name in WAYS.items():
@@ -277,13 +180,6 @@ def _figures(record: Record) -> None:
                 columns=(way,),
                 where={"application": name, "step": "version"},
             )
-    record.figure("rebuild", "one line edited -> built again (the command)", table="rebuild", columns=("ms",), aim=1000)
-    record.figure("cold", "built from fetched packages, nothing unpacked before", table="cold", columns=("ms",))
-    record.figure("layout", "10,000 files there -> laid out as a root file system", table="layout", columns=("ms",))
-    record.figure("syscalls", "system calls of that", unit="", table="exact", columns=("syscalls",))
-    for way, text in (("nebh", "Nebh"), ("overlay", "overlay layers"), ("copies", "a copy each")):
-        what = f"ten releases of 10,000 files that differ in one: {text}"
-        record.figure(f"releases_{way}", what, unit="KiB", table="releases", columns=(way,))
     record.notes += [
         """Docker's layers: tar.gz at its level, one layer each for Debian's packages, Python's packages and the application.
 Whole files: each new content by zstd, and the list of files by zstd. Nebh: bodies of all uploads.""",
@@ -291,4 +187,3 @@ Whole files: each new content by zstd, and the list of files by zstd. Nebh: bodi
         """History: images as `nebh image build` makes them, without .pyc; what the applications need is as the index has it on
 the day of measuring.""",
     ]
-    record.skipped["`docker build` of the same packages"] = "no image of Debian is at hand for it to begin with"
