@@ -115,6 +115,20 @@ def test_an_export_is_the_same_tree_for_others(project, nebh, tmp_path):
     assert nebh("import", f"docker-archive:{tmp_path / 'saved.tar'}")["digest"] == digest
 
 
+def test_an_image_on_top_of_another_is_verified_and_outlives_it(project, nebh):
+    nebh("lock", str(project / "image.yaml"))
+    base = nebh("build", str(project / "image.yaml"))["digest"]
+    top = project / "top.yaml"
+    top.write_text(f"files: [{{image: {base}}}]\nentrypoint: [/server]\ndrop: [/srv/site]\n")
+    nebh("lock", str(top))
+    built = nebh("build", str(top))["digest"]
+    assert nebh("verify", str(top)) == {"digest": built, "same": True}
+    assert {"change": "-", "path": "/srv/site/page"} in nebh("diff", base, "top")["changes"]
+    nebh("rm", base)
+    assert nebh("inspect", built)["digest"] == built
+    assert "was not imported on this machine" in nebh("verify", str(top), status=7)["error"]
+
+
 def test_a_declaration_is_wrong_in_words(project, nebh):
     file = project / "image.yaml"
     file.write_text("packages: nginx\ncolour: red\n")

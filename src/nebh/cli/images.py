@@ -134,6 +134,7 @@ def verify(options: argparse.Namespace, out: Output) -> int:
             progress=out.progress,
             unwanted=is_unwanted,
             downloads=_builder(cache, out).downloads,
+            kept=cache,
             may_run=options.on_node or not is_serving(),
         )
         found = builder.build(read_declaration(path), read_lock(lock_path(path)), name=str(lock_path(path)))

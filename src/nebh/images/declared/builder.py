@@ -77,13 +77,15 @@ class Builder:
         progress: Callable[[str], None],
         unwanted: Unwanted,
         downloads: ObjectFolder | None = None,
+        kept: ImageCache | None = None,
         may_run: bool = True,
     ) -> None:
         """unwanted: of a path, whether lint would call it a shell, a package manager or a tool. downloads: where
-        fetched sources are kept, in the cache when left out. may_run: whether build commands may run on this machine."""
+        fetched sources are kept, kept: where images that are sources are, in the cache when left out. may_run: whether build commands may run on this machine."""
         self.cache, self.progress, self.unwanted, self.may_run = cache, progress, unwanted, may_run
         self.layers = LayerCache(cache)
         self.downloads = downloads or ObjectFolder(cache.root / "downloads")
+        self.kept = kept or cache
 
     def build(self, declared: ImageDeclaration, lock: ImageLock, *, name: str = "image.lock") -> Built:
         """Build the image. Raises Conflict when the lock is another declaration's, BadInput for sources that are not
@@ -166,10 +168,10 @@ class Builder:
         return layer, SourceRecord(kind=item.kind.value, name=item.written, sha256=found)
 
     def _whole_image(self, item: FileItem, wanted: str, architecture: str) -> tuple[Layer, SourceRecord]:
-        manifest = find_image(item, self.layers, architecture=architecture, locked=wanted)
-        found = digest_manifest(encode_manifest(manifest))
+        image = find_image(item, self.layers, architecture=architecture, kept=self.kept, locked=wanted)
+        found = digest_manifest(encode_manifest(image[0]))
         _check_same(item, found, wanted)
-        layer = read_tree(manifest, self.layers, digest=found, what=item.written)
+        layer = read_tree(image, self.layers, digest=found, what=item.written)
         return layer, SourceRecord(kind=item.kind.value, name=item.written, sha256=found)
 
     def _read_item(self, item: FileItem, descriptor: int, digest: str) -> Layer:

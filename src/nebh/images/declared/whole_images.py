@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
+from nebh.images.cache import ImageCache
 from nebh.images.declared.layer import Layer, LayerCache
 from nebh.images.importing import import_image
 from nebh.images.intake import Intake, Item
@@ -26,20 +26,28 @@ SOURCES: Final = {
 """Kinds of items that are images; the lock pins such an item by its tree manifest's digest."""
 
 
-def find_image(item: FileItem, layers: LayerCache, *, architecture: str, locked: str = "") -> TreeManifest:
-    """Return an item's tree. locked: what the lock pins: of a registry's image the tree is taken from the cache when
-    it is there, whatever its tag says today. Raises as `import_image`."""
+def find_image(
+    item: FileItem, layers: LayerCache, *, architecture: str, kept: ImageCache | None = None, locked: str = ""
+) -> tuple[TreeManifest, ObjectFolder]:
+    """Return an item's tree and where its contents are. kept: the computer's images, those of `layers` when left out;
+    locked: what the lock pins: a registry's image that is kept is taken whatever its tag says today. Raises as
+    `import_image`."""
+    kept = kept or layers.cache
+    if item.kind is FileKind.IMAGE:
+        return kept.manifest(item.source), kept.objects
     if locked and item.kind is FileKind.REGISTRY:
-        with contextlib.suppress(NotFound):
-            return layers.cache.manifest(locked)
+        try:
+            return kept.manifest(locked), kept.objects
+        except NotFound:
+            pass
     source = ImageSource(kind=SOURCES[item.kind], location=item.source)
-    return import_image(source, cache=layers.cache, limits=layers.limits, architecture=architecture).manifest
+    report = import_image(source, cache=layers.cache, limits=layers.limits, architecture=architecture)
+    return report.manifest, layers.cache.objects
 
 
-def read_tree(manifest: TreeManifest, layers: LayerCache, *, digest: str, what: str) -> Layer:
-    """Return an image's tree as a layer; what it asks for is read in a child, as of every source."""
-    read = partial(_read, manifest, layers.cache.objects)
-    return layers.read(read, what=what, kind="image", digest=digest, confined=False)
+def read_tree(found: tuple[TreeManifest, ObjectFolder], layers: LayerCache, *, digest: str, what: str) -> Layer:
+    """Return what `find_image` found as a layer; what it asks for is read in a child, as of every source."""
+    return layers.read(partial(_read, *found), what=what, kind="image", digest=digest, confined=False)
 
 
 def _read(manifest: TreeManifest, objects: ObjectFolder, intake: Intake) -> Iterator[Item]:
