@@ -26,6 +26,8 @@ INTERRUPTED = 130
 def main() -> int:
     """Return 0 when everything held."""
     options = _parser().parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background job begins with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         if options.tally:
             return _one(options)
