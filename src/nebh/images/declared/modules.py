@@ -25,16 +25,21 @@ class PythonModules:
             *(f"{one}/lib-dynload" for one in stdlib),
             *sorted((one for one in folders if _SITES.match(one)), reverse=True),
         ]
-        self._names: dict[str, list[str]] = {}
+        self._extensions: dict[str, dict[str, str]] = {}
+        """By folder with any module in it: files of extensions by the name they are imported by."""
+        self._found: dict[str, tuple[str, ...]] = {}
         for one in tree.entries:
             folder, _, name = one.rpartition("/")
             if name.endswith((".so", ".py")):
-                self._names.setdefault(folder, []).append(name)
+                extensions = self._extensions.setdefault(folder, {})
+                if name.endswith(".so"):
+                    extensions.setdefault(name.split(".", maxsplit=1)[0], one)
 
     def add_folder(self, folder: str) -> None:
         """Search `folder` first, as Python does with a script's own."""
         if folder not in self.folders:
             self.folders.insert(0, folder)
+            self._found.clear()
 
     def find(self, name: str, importer: str) -> tuple[str, ...]:
         """Return the files of the module `name`, packages above it included; relative names start at `importer`."""
@@ -45,11 +50,10 @@ class PythonModules:
                 folder = posixpath.dirname(folder)
             rest = name.lstrip(".")
             return self._below(folder, rest.split(".") if rest else []) if folder else ()
-        parts = name.split(".")
-        for folder in self.folders:
-            if found := self._below(folder, parts):
-                return found
-        return ()
+        if name not in self._found:
+            parts = name.split(".")
+            self._found[name] = next((found for one in self.folders if (found := self._below(one, parts))), ())
+        return self._found[name]
 
     def _below(self, folder: str, parts: list[str]) -> tuple[str, ...]:
         found: list[str] = []
@@ -62,15 +66,9 @@ class PythonModules:
                 found.append(start)
             elif f"{here}.py" in self.tree.entries:
                 return (*found, f"{here}.py")
-            elif extension := self._extension(folder, part):
+            elif extension := self._extensions.get(folder, {}).get(part):
                 return (*found, extension)
-            elif here not in self._names:
+            elif here not in self._extensions:
                 return tuple(found)  # an attribute of the package, or something that is not here
             folder = here
         return tuple(found)
-
-    def _extension(self, folder: str, part: str) -> str:
-        for name in self._names.get(folder, ()):
-            if name.endswith(".so") and name.split(".")[0] == part:
-                return f"{folder}/{name}"
-        return ""
