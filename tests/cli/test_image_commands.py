@@ -123,6 +123,8 @@ def test_an_image_on_top_of_another_is_verified_and_outlives_it(project, nebh):
     nebh("lock", str(top))
     built = nebh("build", str(top))["digest"]
     assert nebh("verify", str(top)) == {"digest": built, "same": True}
+    components = nebh("sbom", "top", "--format", "cyclonedx")["components"]
+    assert [(one["type"], one["hashes"][0]["content"]) for one in components] == [("container", base)]
     assert {"change": "-", "path": "/srv/site/page"} in nebh("diff", base, "top")["changes"]
     nebh("rm", base)
     assert nebh("inspect", built)["digest"] == built

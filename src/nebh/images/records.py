@@ -16,6 +16,10 @@ from nebh.model.names import is_digest
 from nebh.wire import codec
 
 _MOST: Final = 16 << 20
+# CycloneDX's words for kinds of sources; what is not here is a library.
+_TYPES: Final = dict.fromkeys(("path", "tar", "build"), "file") | dict.fromkeys(
+    ("oci", "docker-archive", "registry", "image"), "container"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,7 @@ def render_cyclonedx(record: ImageRecord) -> dict[str, Any]:
     components = []
     for number, one in enumerate(record.sources):
         component: dict[str, Any] = {
-            "type": "file" if one.kind in {"path", "tar", "build"} else "library",
+            "type": _TYPES.get(one.kind, "library"),
             "bom-ref": f"source-{number}",
             "name": one.name,
             "version": one.version,
