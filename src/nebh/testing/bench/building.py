@@ -150,7 +150,7 @@ def _figures(record: Record) -> None:
         what = f"ten releases of 10,000 files that differ in one: {text}"
         record.figure(f"releases_{way}", what, unit="KiB", table="releases", columns=(way,))
     record.notes += [
-        "Edited and built again: examples/images/python-web with 50 files of its own; packages come from the cache.",
+        "Edited and built again: an image like examples/images/python-web, with 50 files of its own; packages are in the cache.",
         "The 10,000 files have 2,000 different contents of 10 KiB at most; a node keeps each once, layers each file.",
     ]
     record.skipped["`docker build` of the same packages"] = "no image of Debian is at hand for it to begin with"
