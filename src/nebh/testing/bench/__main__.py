@@ -17,7 +17,7 @@ from nebh.testing.bench import machine
 from nebh.testing.bench.record import Record, write_record
 from nebh.testing.bench.stage import Settings
 
-NAMES = ("cutover", "memory", "start", "status", "requests", "deploy", "api", "floods", "verify")
+NAMES = ("cutover", "memory", "start", "status", "requests", "second", "deploy", "api", "floods", "verify")
 
 
 def main() -> int:
