@@ -61,11 +61,16 @@ def test_after_a_power_cut_what_is_needed_starts_first(cloud, shop, eventually):
     eventually(lambda: cloud.get("/database", host=shop) == (200, "connected v2\n"), patience=200)
     (db,), (web,) = cloud.serving("db"), cloud.serving("web")
     assert db["started"] < web["started"]  # clock ticks since boot
-    events = [one for one in cloud.nebh_json("events")["events"] if one["kind"] == "instance.ready"]
-    assert [one["service"] for one in events[-2:]] == ["db", "web"]
+    ready = lambda: [one["service"] for one in events_of(cloud, "instance.ready")]  # noqa: E731
+    eventually(lambda: ready()[-2:] == ["db", "web"], what="the controller hears of both, in this order")
 
 
-def test_tools_join_an_instance(cloud, shop, disk_folder):
+def events_of(cloud, kind, *words):
+    """Return the events of one kind that the controller has heard of; the agent brings them a moment after."""
+    return [one for one in cloud.nebh_json("events", *words)["events"] if one["kind"] == kind]
+
+
+def test_tools_join_an_instance(cloud, shop, disk_folder, eventually):
     tools = disk_folder / "tools"
     make_tree(tools)
     (one,) = cloud.serving("web")
@@ -74,8 +79,7 @@ def test_tools_join_an_instance(cloud, shop, disk_folder):
     assert "nebh.programs" not in seen
     seen = cloud.nebh_executor("debug", one["id"], "--tools", str(tools), "--", "/bin/busybox", "ls", "/target").text
     assert "usr" in seen.split()
-    events = cloud.nebh_json("events", "--service", "web")["events"]
-    assert any(event["kind"] == "debug.entered" for event in events)
+    eventually(lambda: events_of(cloud, "debug.entered", "--service", "web"), what="the controller hears of it")
 
 
 def test_root_goes_back_with_controller_and_agent_gone(cloud, shop, eventually):

@@ -481,3 +481,15 @@ def test_stopping_ends_every_thread_without_a_word(bench, capfd):
     bench.executor = bench._executor()
     bench.executor.open()
     assert bench.work.open_transaction("web").state is State.CHECKING
+
+
+def test_logs_that_a_power_cut_brought_back_go(bench):
+    bench.deploy(1)
+    bench.deploy(2)
+    (kept,) = bench.work.former("web")
+    (running,) = (one.id for one in bench.serving())
+    for name in (kept, running, "web-9-0-9"):
+        (bench.context.layout.logs / name).mkdir(parents=True)
+        bench.containers._logs[name] = []
+    bench.restart()
+    assert bench.containers._logs.keys() == {kept, running}

@@ -72,7 +72,9 @@ def test_a_verifier_that_takes_too_long_is_killed(cloud, request_of):
 
 
 def children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()]
+    """Return the verifiers that this thread started; other tests in this process may have children too."""
+    pids = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return [int(pid) for pid in pids if b"nebh.programs.verifier" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_the_next_verifier_waits_and_finds_the_same(cloud, request_of):

@@ -105,6 +105,10 @@ def test_the_program_of_the_first_instruction_is_small() -> None:
     assert len(program()) < 256
 
 
+def test_every_measurement_on_the_page_can_be_made() -> None:
+    assert sorted(NAMES) == sorted(page.ORDER)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_part_can_be_measured_and_has_a_place_on_the_page(name: str) -> None:
     module = importlib.import_module(f"nebh.testing.bench.{name}")

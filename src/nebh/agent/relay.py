@@ -23,6 +23,11 @@ from nebh.wire import codec, dsse
 WAIT_MS = 25_000
 CALM = 5.0
 LONGEST = 30.0
+NEAR = 0.25  # a socket on this machine costs nothing to try
+
+
+class ExecutorAway(Unreachable):
+    """The executor does not listen: it starts, or starts anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,8 @@ class News:
 
 
 class Loop(threading.Thread):
-    """A thread that does `step` again and again; after an error it waits, longer each time, with jitter."""
+    """A thread that does `step` again and again; after an error it waits, longer each time, with jitter; while the
+    executor is away, always briefly: what happened on the node is known as soon as it is back."""
 
     def __init__(
         self, name: str, step: Callable[[], None], *, ended: threading.Event, say: Callable[[str], None]
@@ -54,6 +60,9 @@ class Loop(threading.Thread):
                 if error.message != said:
                     self._say(error.message)
                 said = error.message
+                if isinstance(error, ExecutorAway):
+                    self._ended.wait(random.uniform(NEAR / 2, NEAR))
+                    continue
                 pause = min(LONGEST, max(CALM, pause * 2)) if pause else 1.0
                 self._ended.wait(random.uniform(pause / 2, pause))
 
@@ -66,8 +75,8 @@ class Executor:
         self._channel: FrameChannel | None = None
 
     def ask(self, head: dict[str, Any], body: bytes = b"", *, timeout: float = 30.0) -> dict[str, Any]:
-        """Return the head of the answer. Raises what it answered, or Unreachable."""
-        channel = self._channel or connect_frames(self._path)
+        """Return the head of the answer. Raises what it answered, ExecutorAway, or Unreachable."""
+        channel = self._channel or self._connect()
         self._channel = None
         try:
             answer, _ = channel.request(head, body, timeout=timeout)
@@ -76,6 +85,12 @@ class Executor:
             raise
         self._channel = channel
         return answer
+
+    def _connect(self) -> FrameChannel:
+        try:
+            return connect_frames(self._path)
+        except Unreachable as error:
+            raise ExecutorAway(error.message, hint=error.hint) from error
 
 
 class Up:

@@ -196,6 +196,15 @@ class Executor:
         for name in self.context.drivers.networks.links():
             if name not in links:
                 self.context.drivers.networks.detach(name)
+        self._forget_logs(known)
+
+    def _forget_logs(self, known: set[str]) -> None:
+        """A power cut brings back what was removed just before it: logs of instances that the journal has forgotten."""
+        work, folder = self.context.work, self.context.layout.logs
+        former = {name for service in work.services() for name in work.former(service.service)}
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name not in known | former:
+                self.context.drivers.containers.delete_logs(path.name)
 
     def _adopt(self, rows: tuple[InstanceRow, ...]) -> tuple[InstanceRow, ...]:
         """Watch what runs; return what should run and does not."""

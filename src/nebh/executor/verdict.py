@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nebh.executor.health import Bake, is_proven
 from nebh.executor.run import Run
 from nebh.executor.trial import Trial
@@ -56,7 +58,7 @@ def _watch(run: Run, row: TransactionRow, release: Release, trial: Trial, bake: 
             return trial.end(State.HEALTHY)
         if late >= AGENT_PATIENCE:
             return _failed(run, row, trial, bake.unseen, on_failure=release.update.on_failure)
-        run.pause(min(bake.pause(max(end, context.clock.monotonic() + 0.5)), 0.5))
+        run.pause(min(bake.pause(end if late < 0 else math.inf), 0.5))
 
 
 def _failed(

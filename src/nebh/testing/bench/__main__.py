@@ -17,7 +17,20 @@ from nebh.testing.bench import machine
 from nebh.testing.bench.record import Record, write_record
 from nebh.testing.bench.stage import Settings
 
-NAMES = ("cutover", "memory", "start", "status", "requests", "deploy", "api", "floods", "verify", "images", "building")
+NAMES = (
+    "cutover",
+    "memory",
+    "start",
+    "status",
+    "requests",
+    "second",
+    "deploy",
+    "api",
+    "floods",
+    "verify",
+    "images",
+    "building",
+)
 
 
 def main() -> int:

@@ -120,21 +120,23 @@ def _count_streams(streams: Streams, record: Record) -> None:
             record.add("failures", kind=one.kind, at=one.at, status=0, error=one.error)
 
 
-def _figures(record: Record) -> None:
-    def total(name: str, what: str, *columns: str, table: str = "requests", **more: float | None) -> None:
-        record.figure(name, what, unit="", table=table, columns=columns, statistic="sum", **more)
+def total(record: Record, name: str, what: str, column: str, *, table: str = "requests", **more: float | None) -> None:
+    """Add a sum to the figures."""
+    record.figure(name, what, unit="", table=table, columns=(column,), statistic="sum", **more)
 
-    total("requests", "requests, lines and events", "requests")
-    total("changes", "cut-overs meanwhile, forth and back", "changed", table="changes")
-    total("failed", "failed", "failed", limit=0.0)
-    record.figure(
-        "bound",
-        "95 % upper bound of the share that fails",
-        unit="",
-        table="requests",
-        columns=("failed", "requests"),
-        statistic="bound",
-    )
+
+def count_failures(record: Record) -> None:
+    """Add what failed, and how large the true share may be, of the rows of `requests`."""
+    total(record, "failed", "failed", "failed", limit=0.0)
+    what = "95 % upper bound of the share that fails"
+    columns = ("failed", "requests")
+    record.figure("bound", what, unit="", table="requests", columns=columns, statistic="bound")
+
+
+def _figures(record: Record) -> None:
+    total(record, "requests", "requests, lines and events", "requests")
+    total(record, "changes", "cut-overs meanwhile, forth and back", "changed", table="changes")
+    count_failures(record)
     for row in record.tables["requests"]:
         record.figure(
             f"requests_{row['kind']}",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 
 from nebh.testing.bench import machine
 from nebh.testing.bench.record import Record
-from nebh.testing.bench.requests import Tally, enter_network
+from nebh.testing.bench.requests import Tally, count_failures, enter_network, total
 from nebh.testing.bench.stage import Settings, a_cloud
 from nebh.testing.cloud import Cloud
 from nebh.testing.example_images import build_image
@@ -87,19 +86,7 @@ def _come_change_go(cloud: Cloud, folder: Path, record: Record, number: int) -> 
 def _count(tally: Tally, record: Record) -> None:
     for kind, count in sorted(tally.counts.items()):
         record.add("requests", kind=kind, requests=count, failed=tally.failed[kind])
-
-    def total(name: str, what: str, column: str, *, table: str = "requests", **more: float | None) -> None:
-        record.figure(name, what, unit="", table=table, columns=(column,), statistic="sum", **more)
-
-    total("requests", "requests to the first service", "requests")
-    kinds = Counter(str(row["kind"]) for row in record.tables["changes"])
-    total("changes", f"changes of the second meanwhile ({', '.join(kinds)})", "changed", table="changes")
-    total("failed", "failed", "failed", limit=0.0)
-    record.figure(
-        "bound",
-        "95 % upper bound of the share that fails",
-        unit="",
-        table="requests",
-        columns=("failed", "requests"),
-        statistic="bound",
-    )
+    total(record, "requests", "requests to the first service", "requests")
+    kinds = ", ".join(dict.fromkeys(str(row["kind"]) for row in record.tables["changes"]))
+    total(record, "changes", f"changes of the second meanwhile ({kinds})", "changed", table="changes")
+    count_failures(record)
