@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -154,3 +155,49 @@ def test_a_service_spec_may_name_a_declaration(project, nebh):
     session = Session(argparse.Namespace(), Output(quiet=True))
     report = import_spec_image(read_spec(str(spec)), ImageCache(project.parent / "cache"), session)
     assert report.digest == digest
+
+
+def age(folder, *, days):
+    """Let everything below a folder be some days older."""
+    for path in folder.rglob("*"):
+        seen = path.stat()
+        os.utime(path, (seen.st_atime, seen.st_mtime - days * 86_400))
+
+
+def archived(project, name, text):
+    """Write an archive of one file and return it: archives are sources that are kept unpacked."""
+    (project / "page").write_text(text)
+    with tarfile.open(project / name, "w") as archive:
+        archive.add(project / "page", arcname="page")
+    return f"files:\n  - {{tar: {name}, to: /srv}}\nentrypoint: [/srv/page]\n"
+
+
+def test_sources_that_no_build_used_for_a_month_go_by_themselves(project, nebh):
+    cache, file = project.parent / "cache", project / "image.yaml"
+    file.write_text(archived(project, "old.tar", "old\n"))
+    nebh("lock", str(file))
+    old = nebh("build", str(file))["digest"]
+    (old_layer,) = (cache / "layers").glob("tar-*")
+    age(cache, days=31)
+    nebh("build", str(file))  # used again: it stays
+    assert old_layer.exists()
+    age(cache, days=31)
+    file.write_text(archived(project, "new.tar", "new\n"))
+    nebh("lock", str(file))
+    nebh("build", str(file))
+    assert not old_layer.exists()
+    assert nebh("rm", old)["objects"] == 1  # the image had kept the content
+    assert nebh("verify", str(file))["same"] is True
+
+
+def test_prune_removes_what_only_old_sources_hold_and_keeps_images(project, nebh):
+    file = project / "image.yaml"
+    file.write_text(archived(project, "one.tar", "one\n") + "drop: [/srv/page]\ndirectories: [/kept]\n")
+    nebh("lock", str(file))
+    nebh("build", str(file))
+    assert nebh("prune")["layers"] == 0
+    age(project.parent / "cache", days=31)
+    gone = nebh("prune")
+    assert (gone["layers"], gone["contents"], gone["bytes"]) == (1, 1, 4)
+    assert nebh("verify", str(file))["same"] is True
+    assert "is not a duration" in nebh("prune", "--older-than", "soon", status=2)["error"]

@@ -41,6 +41,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     _add_build(images, common)
     _add_sources(images, common)
     _add_kept(images, common)
+    _add_prune(images, common)
     add_moving(images, common)
 
 
@@ -95,3 +96,17 @@ def _add_kept(images: Any, common: argparse.ArgumentParser) -> None:
             parser.add_argument("--format", choices=("spdx", "cyclonedx"), default="spdx", help="default: spdx")
         if name == "export":
             parser.add_argument("to", metavar="TO", help="oci:FOLDER or docker-archive:FILE")
+
+
+def _add_prune(images: Any, common: argparse.ArgumentParser) -> None:
+    parser = add_command(
+        images,
+        common,
+        "prune",
+        command=Command("images", "prune"),
+        text="remove fetched and unpacked sources that no build used for a while",
+        details="Images stay; sources that are needed again are fetched again. `nebh image build` does this by itself "
+        "for what was not used for 30 days.",
+        examples=("nebh image prune", "nebh image prune --older-than 7d"),
+    )
+    parser.add_argument("--older-than", default="30d", metavar="TIME", help="since when nobody used it (30d)")

@@ -17,7 +17,7 @@ from nebh.images.records import ImageRecord, Records, render_cyclonedx, render_p
 from nebh.model.build import ImageDeclaration
 from nebh.model.errors import BadInput, Failed, NotFound
 from nebh.model.image import EntryType, LintRule, TreeEntry
-from nebh.model.quantities import render_size
+from nebh.model.quantities import parse_duration, render_size
 from nebh.planning.lint import lint_entry, lint_manifest
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def build_declared(
     """Build the image of a declaration file by the lock beside it, and keep its record."""
     from nebh.images.declared.builder import lock_path
     from nebh.images.declared.lock import read_lock, refresh_files, write_lock
+    from nebh.images.pruning import prune_sources
 
     declared = read_declaration(path)
     place = lock_path(path)
@@ -116,6 +117,7 @@ def build_declared(
         locked = fresh
     built = builder.build(declared, locked, name=str(place))
     Records(cache).write(_record(path, declared, built))
+    prune_sources(cache, builder.downloads)
     return built
 
 
@@ -179,24 +181,31 @@ def show_list(options: argparse.Namespace, out: Output) -> int:  # noqa: ARG001 
 
 def remove(options: argparse.Namespace, out: Output) -> int:
     """Remove an image, and the contents that no other image and no kept source needs."""
-    from nebh.images.declared.layer import LayerCache
+    from nebh.images.pruning import remove_image
 
     cache = _cache()
-    records = Records(cache)
-    digest = records.find(options.image)
-    gone = {entry.sha256 for entry in cache.manifest(digest).entries if entry.size}
-    (cache.root / "manifests" / f"{digest}.json").unlink()
-    records.remove(digest)
-    for other in records.digests():
-        gone -= {entry.sha256 for entry in cache.manifest(other).entries}
-    gone -= set(LayerCache(cache).used())
-    freed = sum(cache.objects.size(one) for one in gone if cache.objects.has(one))
-    for one in gone:
-        cache.objects.remove(one)
+    digest = Records(cache).find(options.image)
+    gone = remove_image(cache, digest)
     if out.json_wanted:
-        out.document({"digest": digest, "objects": len(gone), "bytes": freed})
+        out.document({"digest": digest, "objects": gone.contents, "bytes": gone.bytes})
     else:
-        out.say(f"removed {digest[:12]}, {len(gone)} contents, {render_size(freed)}")
+        out.say(f"removed {digest[:12]}, {gone.contents} contents, {render_size(gone.bytes)}")
+    return 0
+
+
+def prune(options: argparse.Namespace, out: Output) -> int:
+    """Remove kept sources that no build used for a while."""
+    from nebh.images.pruning import prune_sources
+
+    cache = _cache()
+    gone = prune_sources(cache, _builder(cache, out).downloads, kept_s=parse_duration(options.older_than) / 1000)
+    if out.json_wanted:
+        out.document(asdict(gone))
+    else:
+        out.say(
+            f"removed {gone.layers} unpacked and {gone.downloads} fetched sources, {gone.contents} contents, "
+            f"{render_size(gone.bytes)}"
+        )
     return 0
 
 

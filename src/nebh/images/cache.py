@@ -62,6 +62,10 @@ class ImageCache:
         """Return a valid manifest. Raises as `manifest_bytes`, BadInput when its structure is wrong."""
         return decode_manifest(self.manifest_bytes(digest))
 
+    def remove_manifest(self, digest: str) -> None:
+        """Remove an image's manifest; its contents stay. None is no error."""
+        (self._manifests / f"{digest}.json").unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:
         """Hand out a folder for one import, removed at the end."""

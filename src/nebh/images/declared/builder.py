@@ -121,6 +121,9 @@ class Builder:
                     hint="run `nebh image lock` and look at the difference",
                 )
             fetch_npm(lock.npm, self.downloads, progress=self.progress)
+        # Also those whose layers are kept: `nebh image verify` reads them again.
+        for locked in (lock.packages, lock.wheels, lock.npm):
+            self.downloads.renew(one.sha256 for one in locked)
 
     def _lay_packages(self, packages: Iterable[LockedPackage], work: _Work) -> None:
         for one in packages:

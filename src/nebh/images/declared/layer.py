@@ -74,7 +74,11 @@ class LayerCache:
         except (OSError, BadInput):
             return None
         contents = (entry.sha256 for entry in layer.entries if entry.size)
-        return None if self.cache.objects.missing(contents) else layer
+        if self.cache.objects.missing(contents):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # it was used: see `remove_older`
+        return layer
 
     def read(self, read: Read, *, what: str, kind: str = "", digest: str = "", confined: bool = True) -> Layer:
         """Read a source; with `kind` and `digest` (of its bytes) keep the layer. confined: all that `read` needs is
@@ -110,6 +114,16 @@ class LayerCache:
             with contextlib.suppress(OSError, BadInput):
                 layer = codec.decode_loose(read_bounded(path, limit=_MOST), Layer, what="a kept layer", limit=_MOST)
                 yield from (entry.sha256 for entry in layer.entries if entry.size)
+
+    def remove_older(self, *, than: float) -> int:
+        """Remove layers that were neither read nor used since `than` (Unix seconds); return how many. Contents stay."""
+        removed = 0
+        for path in sorted(self._folder.glob("*.json")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < than:
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def _path(self, kind: str, digest: str) -> Path:
         assert is_digest(digest)
