@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 
+from nebh.images.follow import Stop, follow
 from nebh.model.errors import BadInput
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
-
-_MOST_LINKS = 40
 
 
 def check_entrypoint(manifest: TreeManifest, argv0: str) -> BadInput | None:
@@ -32,33 +31,19 @@ def check_entrypoint(manifest: TreeManifest, argv0: str) -> BadInput | None:
 
 def _resolve(entries: dict[str, TreeEntry], path: str) -> TreeEntry | str:
     """Return the entry that `path` leads to, or why it leads nowhere."""
-    todo = [part for part in reversed(path.split("/")) if part]
-    here: list[str] = []
-    links = 0
-    while todo:
-        part = todo.pop()
-        if part == ".":
-            continue
-        if part == "..":
-            here = here[:-1]
-            continue
-        entry = entries.get("/".join((*here, part)))
-        if entry is None:
-            return f"the image has no /{'/'.join((*here, part))}"
-        if entry.type is EntryType.LINK:
-            links += 1
-            if links > _MOST_LINKS:
-                return f"/{entry.path} is a link that leads round in a circle"
-            if entry.target.startswith("/"):
-                here = []
-            todo.extend(part for part in reversed(entry.target.split("/")) if part)
-            continue
-        if todo and entry.type is not EntryType.DIRECTORY:
-            return f"/{entry.path} is not a directory"
-        if todo and not entry.mode & 0o001:
-            return f"the directory /{entry.path} has mode {entry.mode:03o}, closed for everybody but its owner"
-        here.append(part)
-    return entries.get("/".join(here)) or "it is a directory"
+    found = follow(entries, path)
+    for name in found.folders:
+        if not entries[name].mode & 0o001:
+            return f"the directory /{name} has mode {entries[name].mode:03o}, closed for everybody but its owner"
+    match found.stop:
+        case Stop.MISSING:
+            return f"the image has no /{found.at}"
+        case Stop.CIRCLE:
+            return f"/{found.at} is a link that leads round in a circle"
+        case Stop.FILE:
+            return f"/{found.at} is not a directory"
+        case _:
+            return entries.get(found.path) or "it is a directory"
 
 
 def _suggest(manifest: TreeManifest, argv0: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from nebh.images.follow import Found, follow
 from nebh.images.manifest import (
     EMPTY_SHA256,
     FORMAT,
@@ -21,15 +22,6 @@ from nebh.model.errors import BadInput
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
 
 MERGED: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_MOST_LINKS: Final = 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """Where a path leads. links: the links on the way; path: the last one reached, "" when it leads nowhere."""
-
-    path: str
-    links: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -68,30 +60,7 @@ class Tree:
 
     def walk(self, path: str) -> Found:
         """Follow an absolute or relative path through links, inside the tree."""
-        todo = [part for part in reversed(path.split("/")) if part]
-        here: list[str] = []
-        links: list[str] = []
-        while todo:
-            part = todo.pop()
-            if part == ".":
-                continue
-            if part == "..":
-                here = here[:-1]
-                continue
-            current = "/".join((*here, part))
-            entry = self.entries.get(current)
-            if entry is None or (todo and entry.type is EntryType.FILE):
-                return Found(path="", links=tuple(links))
-            if entry.type is EntryType.LINK:
-                links.append(current)
-                if len(links) > _MOST_LINKS:
-                    return Found(path="", links=tuple(links))
-                if entry.target.startswith("/"):
-                    here = []
-                todo.extend(part for part in reversed(entry.target.split("/")) if part)
-                continue
-            here.append(part)
-        return Found(path="/".join(here), links=tuple(links))
+        return follow(self.entries, path)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Take paths away; what stands below a folder goes with it."""
