@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
 from nebh.testing.container_rig import busybox
 
 HOST = "web.example"
+_MIB = 1 << 20
 _SPEC = """name: {name}
 image: {{dir: ./{name}}}
 argv: [/bin/httpd, -f, -p, "8080", -h, /www]
@@ -49,3 +52,16 @@ def write_service(
     spec = folder / f"{name}.yaml"
     spec.write_text(_SPEC.format(name=name, host=host, memory=memory, bake=bake, more=more))
     return spec
+
+
+def write_random(path: Path, size: int) -> str:
+    """Write `size` bytes (whole MiB) that no compression shortens, no two blocks alike; return their SHA-256."""
+    block, hasher = os.urandom(_MIB), hashlib.sha256()
+    with path.open("wb") as file:
+        for number in range(size // _MIB):
+            piece = number.to_bytes(8, "big") + block[8 + number % 4096 :] + block[8 : 8 + number % 4096]
+            hasher.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return hasher.hexdigest()

@@ -18,6 +18,7 @@ from nebh.spec.image import parse_image
 from nebh.testing.bench.layers import folder_layer, tree_layer, whole_files
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Settings, a_cloud
+from nebh.testing.bench.wire import Wire, packs_of, shares
 from nebh.testing.built_images import builder_of
 from nebh.testing.cloud import Cloud
 
@@ -37,6 +38,14 @@ STEPS = {
     "bump": "one dependency bumped, its layer built anew",
     "again": "the same layer built anew: every .pyc has another time in it",
 }
+PARTS = {
+    "moved": "a first push, everything on its connection, both ways",
+    "contents": "of that contents of files",
+    "manifest": "of that the list of files",
+    "heads": "of that what the packs say of each content",
+    "requests": "of that heads of requests, and requests that ask",
+    "answers": "of that the controller's answers",
+}
 _DAY = 86_400
 _TEXT = """packages: [python3]
 python: {{requirements: [{requirements}]}}
@@ -55,7 +64,8 @@ class Pushed:
 
     def push(self, step: str, source: str, *, docker: int, **more: str) -> TreeManifest:
         """Push an image and keep a row."""
-        told = self.cloud.nebh_json("image", "push", source)
+        with Wire(self.cloud.layout.controller_socket) as wire:
+            told = self.cloud.nebh_json("image", "push", source)
         data = self.cache.manifest_bytes(told["digest"])
         manifest = self.cache.manifest(told["digest"])
         sizes = {entry.sha256: entry.size for entry in manifest.entries}
@@ -70,8 +80,14 @@ class Pushed:
             image_mib=sum(sizes.values()) / (1 << 20),
             entries=len(manifest.entries),
             manifest=len(data) / 1024,
+            up=wire.up / 1024,
+            down=wire.down / 1024,
             **more,
         )
+        if (self.table, step) == ("changes", "first"):
+            packs = packs_of(manifest, data, told["digest"], self.cache.objects)
+            row = shares(sent=told["sent"], up=wire.up, down=wire.down, packs=packs)
+            self.record.add("metadata", plain=sum(sizes.values()) / 1024, **row)
         return manifest
 
 
@@ -150,6 +166,15 @@ def _history(settings: Settings, record: Record, cloud: Cloud, name: str, versio
         pushed.push(step, built.report.digest, docker=layer, application=name, version=version)
 
 
+def _metadata_figures(record: Record) -> None:
+    for name, text in PARTS.items():
+        record.figure(f"first_{name}", text, unit="KiB", table="metadata", columns=(name,))
+    shared = {"table": "metadata", "unit": "x", "statistic": "ratio"}
+    what = "what is not contents / "
+    record.figure("metadata", f"{what}all that a first push moves", columns=("metadata", "moved"), limit=0.02, **shared)
+    record.figure("metadata_plain", f"{what}the image's contents, plain", columns=("metadata", "plain"), **shared)
+
+
 def _figures(record: Record) -> None:
     for step, text in STEPS.items():
         for way, name in WAYS.items():
@@ -170,6 +195,7 @@ def _figures(record: Record) -> None:
             where={"step": step},
             aim=aim,
         )
+    _metadata_figures(record)
     for name in HISTORY:
         for way, text in WAYS.items():
             record.figure(
@@ -183,6 +209,8 @@ def _figures(record: Record) -> None:
     record.notes += [
         """Docker's layers: tar.gz at its level, one layer each for Debian's packages, Python's packages and the application.
 Whole files: each new content by zstd, and the list of files by zstd. Nebh: bodies of all uploads.""",
+        """Contents: what the same upload streams would take if they held contents and nothing else. All the rest of what goes
+over the connection, to the controller and back, is counted as metadata.""",
         f"The image: python3 of Debian 12 with {', '.join(OLD)}, all compiled; bumped: {NEW[1]}.",
         """History: images as `nebh image build` makes them, without .pyc; what the applications need is as the index has it on
 the day of measuring.""",
