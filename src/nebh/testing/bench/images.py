@@ -15,6 +15,7 @@ from nebh.images.declared.commands import write_tree
 from nebh.images.declared.lock import make_lock
 from nebh.model.image import TreeManifest
 from nebh.spec.image import parse_image
+from nebh.testing.bench import large_files
 from nebh.testing.bench.layers import folder_layer, tree_layer, whole_files
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Settings, a_cloud
@@ -97,6 +98,7 @@ def measure(settings: Settings, record: Record) -> None:
         _changes(settings, record, cloud)
         for name, versions in HISTORY.items():
             _history(settings, record, cloud, name, versions[:2] if settings.quick else versions)
+    large_files.measure(settings, record)
     _figures(record)
 
 
@@ -206,6 +208,7 @@ def _figures(record: Record) -> None:
                 columns=(way,),
                 where={"application": name, "step": "version"},
             )
+    large_files.add_figures(record)
     record.notes += [
         """Docker's layers: tar.gz at its level, one layer each for Debian's packages, Python's packages and the application.
 Whole files: each new content by zstd, and the list of files by zstd. Nebh: bodies of all uploads.""",

@@ -22,6 +22,9 @@ MIB = 1 << 20
 LIMIT = 512
 """MiB that all programs of the node together have in their control group, page cache included."""
 WHO = {"publisher": "publisher", "controller": "controller", "node": "agent and executor with its workers"}
+BOUNDS = {"publisher": 384.0, "controller": 384.0, "node": 384.0}
+"""MiB of all processes of each together, whatever the image."""
+GROWTH = 1.25
 _CHANGES = 400
 
 
@@ -109,3 +112,30 @@ def _push(cloud: Cloud, source: str) -> tuple[Peaks, dict[str, int]]:
     assert status == 0, f"the push ended with status {status}"
     told: dict[str, int] = json.loads(out.read_text())
     return seen, told
+
+
+def add_figures(record: Record) -> None:
+    """Compute the figures of what `measure` kept."""
+    mib = {row["image"]: row["mib"] for row in record.tables.get("peaks", [])}
+    texts = {
+        "small": "a file of {} MiB",
+        "large": "a file of {} MiB",
+        "patched": "{} MiB in files that travel as patches",
+    }
+    for who, text in WHO.items():
+        for image, size in mib.items():
+            what = f"most memory, {text}: {texts[image].format(size)}"
+            more = {"table": "peaks", "unit": "MiB", "where": {"image": image}, "limit": BOUNDS[who]}
+            record.figure(f"peak_{who}_{image}", what, columns=(who,), statistic="max", **more)
+        columns = (f"{who}_large", f"{who}_small")
+        what = f"most memory, {text}: the large file / the small one"
+        record.figure(
+            f"peak_{who}_growth", what, unit="x", table="large", columns=columns, statistic="ratio", limit=GROWTH
+        )
+    what = f"processes ended for want of memory where the node's have {LIMIT} MiB, page cache included"
+    record.figure("group_killed", what, unit="", table="group", columns=("killed",), limit=0.0)
+    record.notes.append(
+        """Most memory: all processes of each together, by VmHWM every 20 ms; what several share counts for each. The bounds hold
+for any size: contents pass in pieces, and patches are made of stretches. `tests/e2e/test_large_file.py` has 2 GB pass where
+publisher and node have 512 MiB each."""
+    )

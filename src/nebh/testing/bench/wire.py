@@ -24,10 +24,10 @@ _LEVEL = 3
 
 class Wire:
     """Stands in the place of the controller's socket and hands everything on. A context manager. up, down: bytes that
-    root's programs have sent and received; the node's agent, which is another user, does not count."""
+    programs of `uid` have sent and received; the node's agent is another user."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, uid: int = 0) -> None:
+        self._path, self._uid = path, uid
         self._stack = contextlib.ExitStack()
         self._lock = threading.Lock()
         self.up = self.down = 0
@@ -50,7 +50,7 @@ class Wire:
 
     def _serve(self, channel: Channel) -> None:
         with channel, contextlib.suppress(NebhError, OSError), connect_unix(self._real) as real:
-            counts = channel.peer().uid == 0
+            counts = channel.peer().uid == self._uid
             other = threading.Thread(target=self._relay, args=(channel, real), kwargs={"up": counts}, daemon=True)
             other.start()
             self._relay(real, channel, down=counts)
