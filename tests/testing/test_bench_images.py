@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from nebh.host.channels import Listener, connect_unix
 from nebh.testing.bench import cold_build, images, large_files, page
@@ -16,6 +18,7 @@ from nebh.testing.bench.record import Record, computed, read_record, write_recor
 from nebh.testing.bench.sizes import BEGIN, END, fill_page, newest_sizes
 from nebh.testing.bench.wire import Wire, shares
 from nebh.testing.memory_groups import Peaks, forget_peak, peak
+from nebh.testing.tiny_service import write_random
 
 MIB = 1 << 20
 SENT = 1 << 16  # what sockets hold that nobody reads yet
@@ -133,3 +136,10 @@ def test_the_sizes_on_the_page_are_those_of_the_newest_record(tmp_path: Path) ->
     assert fill_page(filled, tmp_path) == filled
     with pytest.raises(ValueError, match="substring"):
         fill_page("no marks", tmp_path)
+
+
+def test_random_bytes_do_not_become_shorter(tmp_path: Path) -> None:
+    digest = write_random(tmp_path / "large", 4 * MIB)
+    data = (tmp_path / "large").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == digest
+    assert len(zstandard.compress(data)) > len(data) == 4 * MIB

@@ -106,8 +106,8 @@ def _context(docker: Docker, folder: Path, project: Path) -> Path:
         raise NotFound("there is no mmdebstrap, or no keyring of Debian, to make an image of Debian with")
     source, sources, packed = DebianSource(), folder / "sources.list", folder / "base.tar"
     sources.write_text(render_sources(source, keys=_KEYS))
-    words = ("mmdebstrap", "--quiet", "--variant=minbase", source.suite, str(packed), str(sources))
-    run(Command(argv=words, env=way_out(), timeout=900))
+    make = ("mmdebstrap", "--quiet", "--variant=minbase", source.suite, str(packed), str(sources))
+    run(Command(argv=make, env=way_out(), timeout=900))
     docker.docker("import", str(packed), "base", timeout=300)
     packed.unlink()
     context = folder / "context"
@@ -116,8 +116,8 @@ def _context(docker: Docker, folder: Path, project: Path) -> Path:
     found = [os.environ[name] for name in _CERTIFICATES if name in os.environ]
     shutil.copy((*found, "/etc/ssl/certs/ca-certificates.crt")[0], context / "fetch" / "ca.crt")
     env = {name: value for name, value in os.environ.items() if name.startswith("PIP_")} | way_out()
-    words = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(context / "fetch"), "pip")
-    run(Command(argv=words, env=env, timeout=300))
+    fetch = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(context / "fetch"), "pip")
+    run(Command(argv=fetch, env=env, timeout=300))
     pip = next((context / "fetch").glob("pip-*.whl")).name
     text = _DOCKERFILE.format(index=" ".join(_INDEX), pip=pip, wanted=" ".join(REQUIREMENTS))
     (context / "Dockerfile").write_text(text)
