@@ -131,8 +131,13 @@ def add_figures(record: Record) -> None:
         record.figure(f"fetched_{way}", f"{what}: {text}", table="fetched", columns=(way,))
     more = {"table": "fetched", "statistic": "ratio", "unit": "x"}
     record.figure("fetched_ratio", f"{what}: Nebh / Docker", columns=("nebh", "docker"), **more)
-    for column, text in (("nebh_mib", "Nebh's image"), ("docker_mib", "Docker's"), ("base_mib", "of that its base")):
-        record.figure(f"fetched_{column}", f"{text} of that", unit="MiB", table="fetched", columns=(column,))
+    texts = {
+        "nebh_mib": "size of that image: Nebh's",
+        "docker_mib": "size of that image: Docker's",
+        "base_mib": "of Docker's the minimal Debian",
+    }
+    for column, text in texts.items():
+        record.figure(f"fetched_{column}", text, unit="MiB", table="fetched", columns=(column,))
     record.notes.append(
         """From nothing: python3 of Debian 12, flask, waitress and an application of 50 files, from the same archive and index in
 the same rounds, nothing kept from before (`--no-cache`; a cache that is empty). Docker begins with a minimal Debian that is

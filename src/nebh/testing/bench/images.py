@@ -1,5 +1,5 @@
 """Bytes on their way to the controller: Docker's layers, whole files, ours; for changes that people make, and for what
-two applications really published."""
+two applications really published. And the memory that large files take on their way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nebh.testing.built_images import builder_of
 from nebh.testing.cloud import Cloud
 
 NAME = "images"
-TITLE = "Images: bytes that move"
+TITLE = "Images: bytes that move, and memory"
 SITE = "usr/local/lib/python3.11/dist-packages"
 OLD = ("numpy==2.2.6", "pandas==2.2.2", "matplotlib==3.9.2", "scikit-learn==1.5.2", "flask==3.0.3")
 NEW = ("numpy==2.2.6", "pandas==2.2.3", "matplotlib==3.9.2", "scikit-learn==1.5.2", "flask==3.0.3")
