@@ -17,10 +17,11 @@ from nebh.host.throttle import Throttle
 from nebh.images.cache import ImageCache
 from nebh.images.delta import make_patch
 from nebh.images.delta_pack import Outgoing, decode_delta_pack, encode_delta_pack
-from nebh.images.manifest import FORMAT, MOUNT_DIRECTORIES, MOUNT_FILES
+from nebh.images.manifest import FORMAT, MOUNT_DIRECTORIES, MOUNT_FILES, encode_manifest
 from nebh.images.pack import decode_pack
 from nebh.model.errors import BadInput, NotFound, Unreachable
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
+from nebh.testing.bench.wire import packs_of
 
 pytestmark = pytest.mark.e2e
 
@@ -67,6 +68,22 @@ def test_a_changed_file_moves_a_few_bytes(cloud, cache):
     assert second.sent < 64 << 10
     assert downloaded(cloud.as_operator(), sha(changed)) == changed
     assert Sender(cache, cloud.as_operator).send(manifest).sent == 0
+
+
+def test_what_a_first_push_sends_is_what_the_bench_takes_apart(make_cloud, cache):
+    fresh = make_cloud()  # holds nothing of other tests
+    fresh.start()
+    fresh.publish(fresh.genesis.publication, fresh.nobody())
+    files = a_tree(3, files=4100)  # more than two packs hold
+    manifest = make_image(cache, files)
+    sent = Sender(cache, fresh.as_operator).send(manifest).sent
+    data = encode_manifest(manifest)
+    total, named, contents = packs_of(manifest, data, sha(data), cache.objects)
+    assert total == sent
+    plain = sum(map(len, files.values()))  # of random bytes nothing becomes shorter
+    assert plain < contents < plain * 1.001
+    assert 32 * len(files) < named < len(data)
+    assert 32 * len(files) < total - named - contents < 80 * len(files)
 
 
 def test_an_image_of_many_files_is_not_listed_to_be_sent(cloud, cache):

@@ -56,7 +56,9 @@ def test_every_command_is_on_the_reference_page() -> None:
     assert not missing, "run `make docs`"
 
 
-@pytest.mark.parametrize("name", ["docs/cli.md", "docs/spec.md", "docs/api.md", "docs/security-containers.md"])
+@pytest.mark.parametrize(
+    "name", ["docs/cli.md", "docs/spec.md", "docs/api.md", "docs/security-containers.md", "docs/images.md"]
+)
 def test_a_generated_page_is_what_the_code_says(name: str) -> None:
     assert page(name) == render_pages()[name], "run `make docs`"
 

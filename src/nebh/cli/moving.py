@@ -7,7 +7,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -156,10 +156,10 @@ class Sender:
 
     def _send_all(self, parcel: Parcel, wanted: Sequence[str], moved: Moved) -> Unreachable | None:
         """Send batches over JOBS connections; return why some did not arrive."""
-        batches = list(_batches(parcel, wanted))
-        with ThreadPoolExecutor(max_workers=min(JOBS, len(batches)), thread_name_prefix="upload") as pool:
+        groups = list(batches(parcel.sizes, wanted))
+        with ThreadPoolExecutor(max_workers=min(JOBS, len(groups)), thread_name_prefix="upload") as pool:
             return next(
-                (one for one in pool.map(lambda batch: self._send_batch(parcel, batch, moved), batches) if one), None
+                (one for one in pool.map(lambda batch: self._send_batch(parcel, batch, moved), groups) if one), None
             )
 
     def _send_batch(self, parcel: Parcel, batch: tuple[str, ...], moved: Moved) -> Unreachable | None:
@@ -197,15 +197,16 @@ class Sender:
         return (parcel.data,) if digest == parcel.digest else read_chunks(self._cache.objects.open(digest))
 
 
-def _batches(parcel: Parcel, wanted: Iterable[str]) -> Iterator[tuple[str, ...]]:
+def batches(sizes: Mapping[str, int], wanted: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yield objects (their `sizes` by digest) in groups, one for each upload."""
     held: list[str] = []
     size = 0
     for one in wanted:
-        if held and (size + parcel.sizes[one] > BATCH or len(held) == BATCH_OBJECTS):
+        if held and (size + sizes[one] > BATCH or len(held) == BATCH_OBJECTS):
             yield tuple(held)
             held, size = [], 0
         held.append(one)
-        size += parcel.sizes[one]
+        size += sizes[one]
     if held:
         yield tuple(held)
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,9 +162,13 @@ class Cloud:
         env: dict[str, str] | None = None,
     ) -> Result:
         """Run the command line in the cloud's network. env: over the usual one, such as another computer's folders."""
-        argv = self.inside(*self._python("nebh"), *words)
-        given = {**self.env, **(env or {})}
-        return run(Command(argv=argv, env=given, accept=accept, timeout=timeout, stdin=stdin))
+        found = self.command(*words)
+        given = {**found.env, **(env or {})}
+        return run(replace(found, env=given, accept=accept, timeout=timeout, stdin=stdin))
+
+    def command(self, *words: str) -> Command:
+        """Return the command line in the cloud's network, to be run or started."""
+        return Command(argv=self.inside(*self._python("nebh"), *words), env=self.env)
 
     def nebh_json(self, *words: str, accept: tuple[int, ...] = (0,)) -> Any:
         """Run a command with --json and return what it printed."""

@@ -135,6 +135,7 @@ def render_pages() -> dict[str, str]:
     """Return every generated page by its path in a checkout."""
     from nebh.spec.schema import render_reference as render_specs
     from nebh.testing.bench.page import render_page
+    from nebh.testing.bench.sizes import PAGE, fill_page
 
     performance = render_page()
     pages = {
@@ -142,6 +143,7 @@ def render_pages() -> dict[str, str]:
         "docs/spec.md": render_specs(),
         "docs/api.md": render_api(),
         "docs/security-containers.md": render_containers(),
+        str(PAGE): fill_page(PAGE.read_text()),
     }
     return pages | ({"docs/performance.md": performance} if performance else {})
 

@@ -25,7 +25,7 @@ AgentLie = Callable[[FrameChannel, Head], bool]
 
 
 @contextlib.contextmanager
-def _in_place_of(path: Path) -> Iterator[Path]:
+def in_place_of(path: Path) -> Iterator[Path]:
     """Put the real socket aside; yield where it is now."""
     real = path.with_name("real.sock")
     path.rename(real)
@@ -47,7 +47,7 @@ class HostileController:
 
     def __enter__(self) -> Self:
         owner = self._path.stat()
-        self._real = self._stack.enter_context(_in_place_of(self._path))
+        self._real = self._stack.enter_context(in_place_of(self._path))
         self._listener = Listener(self._path, mode=0o666, uid=owner.st_uid, gid=owner.st_gid)
         threading.Thread(target=self._accept, daemon=True).start()
         return self
@@ -114,7 +114,7 @@ class HostileAgent:
         self.lies = 0
 
     def __enter__(self) -> Self:
-        self._real = self._stack.enter_context(_in_place_of(self._path))
+        self._real = self._stack.enter_context(in_place_of(self._path))
         server = serve_frames(self._path, mode=0o660, handler=self._handle, allowed_uids=None)
         self._stack.callback(server.close, timeout=2.0)
         return self

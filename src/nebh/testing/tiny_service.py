@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
 from nebh.testing.container_rig import busybox
 
 HOST = "web.example"
+_MIB = 1 << 20
 _SPEC = """name: {name}
 image: {{dir: ./{name}}}
 argv: [/bin/httpd, -f, -p, "8080", -h, /www]
@@ -49,3 +52,16 @@ def write_service(
     spec = folder / f"{name}.yaml"
     spec.write_text(_SPEC.format(name=name, host=host, memory=memory, bake=bake, more=more))
     return spec
+
+
+def write_random(path: Path, size: int) -> str:
+    """Write `size` bytes (whole MiB) that no compression shortens; return their SHA-256."""
+    hasher = hashlib.sha256()
+    with path.open("wb") as file:
+        for _ in range(size // _MIB):
+            piece = os.urandom(_MIB)
+            hasher.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return hasher.hexdigest()

@@ -8,13 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-from nebh.host.run import Command, run
+from nebh.host.run import Command, CommandFailed, run
 from nebh.images.cache import ImageCache
 from nebh.images.declared.builder import Builder
 from nebh.images.declared.lock import write_lock
 from nebh.images.store import NodeStore
+from nebh.model.errors import NotFound
 from nebh.model.image import EntryType, TreeManifest
 from nebh.spec.image import parse_image
+from nebh.testing.bench import cold_build
 from nebh.testing.bench.images import declare
 from nebh.testing.bench.many_files import fill
 from nebh.testing.bench.record import Record
@@ -30,6 +32,7 @@ EXAMPLES = Path("examples/images")
 def measure(settings: Settings, record: Record) -> None:
     """Fill the record. Needs Debian's archive and the Python index."""
     _rebuild(settings, record)
+    cold_build.measure(settings, record)
     _examples(settings, record)
     _lay_out(settings, record)
     _figures(record)
@@ -83,9 +86,10 @@ def _lay_out(settings: Settings, record: Record) -> None:
         store.materialise(digest, manifests[0][1], durable=False)
         record.add("layout", round=number, ms=(time.perf_counter() - begin) * 1000)
         store.remove_tree(digest)
-    calls = _calls_of_layout(settings.folder, manifests[0][0])
-    if calls:
-        record.add("exact", syscalls=calls)
+    try:
+        record.add("exact", syscalls=_calls_of_layout(settings.folder, manifests[0][0]))
+    except NotFound as error:
+        record.skipped["system calls of laying out"] = str(error)
     for digest, manifest in manifests:
         store.materialise(digest, manifest, durable=False)
     one = sum(_blocks(entry.size) for entry in manifests[0][1].entries if entry.type is EntryType.FILE)
@@ -105,15 +109,16 @@ def _fill_store(root: Path) -> tuple[NodeStore, list[tuple[str, TreeManifest]]]:
 
 
 def _calls_of_layout(folder: Path, digest: str) -> int:
-    """Return how many system calls laying out takes: of a program that does it, less those of one that does not."""
+    """Return how many system calls laying out takes: of a program that does it, less those of one that does not. Raises
+    NotFound without strace."""
     counted = []
     for words in ((digest,), ()):
         out = folder / "strace"
         argv = ("strace", "-f", "-c", "-o", str(out), sys.executable, "-P", "-m", "nebh.testing.bench.many_files")
         try:
             run(Command(argv=(*argv, str(folder / "store"), *words), env=_python(), timeout=300.0))
-        except OSError:
-            return 0
+        except CommandFailed as error:
+            raise NotFound(f"strace cannot count here: {error.stderr.strip()[-200:]}") from error
         counted.append(total_calls(out))
     return counted[0] - counted[1]
 
@@ -153,4 +158,4 @@ def _figures(record: Record) -> None:
         "Edited and built again: an image like examples/images/python-web, with 50 files of its own; packages are in the cache.",
         "The 10,000 files have 2,000 different contents of 10 KiB at most; a node keeps each once, layers each file.",
     ]
-    record.skipped["`docker build` of the same packages"] = "no image of Debian is at hand for it to begin with"
+    cold_build.add_figures(record)

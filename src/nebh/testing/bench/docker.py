@@ -1,4 +1,5 @@
-"""Docker as the peer: Debian's own packages, unpacked beside the machine, a daemon in a network namespace of its own."""
+"""Docker as the peer: Debian's own packages, unpacked beside the machine, a daemon in a network namespace of its own, or
+in the machine's where something is to be fetched. It changes no address, route or rule of either."""
 
 from __future__ import annotations
 
@@ -34,26 +35,25 @@ def _programs() -> str:
 
 
 class Docker:
-    """A running daemon; `with` it. Raises NotFound where it cannot be had or does not start."""
+    """A running daemon; `with` it. fetches: it is in the machine's network. Raises NotFound where it cannot be had or
+    does not start."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, fetches: bool = False) -> None:
+        self._folder, self._fetches = folder, fetches
         self._name = folder.name
         self._env = {"PATH": _programs(), "HOME": str(folder), "DOCKER_HOST": f"unix://{folder}/d.sock"}
         self.daemon: Started | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
-        run(Command(argv=("ip", "netns", "add", self._name)))
-        run(Command(argv=("ip", "-n", self._name, "link", "set", "lo", "up")))
+        if not self._fetches:
+            run(Command(argv=("ip", "netns", "add", self._name)))
+            run(Command(argv=("ip", "-n", self._name, "link", "set", "lo", "up")))
         argv = ("dockerd", "--data-root", f"{self._folder}/data", "--exec-root", f"{self._folder}/exec", "--host")
         more = (f"unix://{self._folder}/d.sock", "--pidfile", f"{self._folder}/d.pid", "--iptables=false")
-        last = ("--ip6tables=false", "--bridge=none", f"--cgroup-parent={self._name}")
+        last = ("--ip6tables=false", "--bridge=none", "--ip-forward=false", f"--cgroup-parent={self._name}")
         with (self._folder / "log").open("wb") as log:
-            command = Command(
-                argv=("nsenter", f"--net=/run/netns/{self._name}", "--", *argv, *more, *last), env=self._env
-            )
-            self.daemon = start(command, stdout=log, stderr=log)
+            self.daemon = start(Command(argv=self._inside(*argv, *more, *last), env=self._env), stdout=log, stderr=log)
         end = time.monotonic() + 60
         while self.docker("version", accept=tuple(range(256))).status != 0:
             if time.monotonic() > end or self.daemon.poll() is not None:
@@ -63,9 +63,14 @@ class Docker:
             time.sleep(0.2)
         return self
 
-    def docker(self, *words: str, accept: tuple[int, ...] = (0,), stdin: bytes | None = None) -> Result:
+    def _inside(self, *argv: str) -> tuple[str, ...]:
+        return argv if self._fetches else ("nsenter", f"--net=/run/netns/{self._name}", "--", *argv)
+
+    def docker(
+        self, *words: str, accept: tuple[int, ...] = (0,), stdin: bytes | None = None, timeout: float = 120
+    ) -> Result:
         """Run the client."""
-        return run(Command(argv=("docker", *words), env=self._env, accept=accept, timeout=120, stdin=stdin))
+        return run(Command(argv=("docker", *words), env=self._env, accept=accept, timeout=timeout, stdin=stdin))
 
     def add_image(self, name: str, tree: Path, *changes: str) -> None:
         """Import a root file system. changes: such as `CMD ["/x"]`."""
@@ -76,8 +81,7 @@ class Docker:
     def ask(self, port: int) -> str:
         """Return what answers on a port of the daemon's network, "" when nothing does."""
         url = f"http://127.0.0.1:{port}/"
-        argv = ("nsenter", f"--net=/run/netns/{self._name}", "--", "curl", "-s", "-m", "2", url)
-        return run(Command(argv=argv, accept=tuple(range(256)))).text
+        return run(Command(argv=self._inside("curl", "-s", "-m", "2", url), accept=tuple(range(256)))).text
 
     def version(self) -> str:
         """Return the server's version."""
@@ -98,7 +102,8 @@ class Docker:
             with contextlib.suppress(Exception):
                 self.daemon.wait(30)
             self.daemon.kill()
-        run(Command(argv=("ip", "netns", "del", self._name), accept=tuple(range(256))))
+        if not self._fetches:
+            run(Command(argv=("ip", "netns", "del", self._name), accept=tuple(range(256))))
         for _attempt in range(20):
             shutil.rmtree(self._folder, ignore_errors=True)
             if not self._folder.exists():

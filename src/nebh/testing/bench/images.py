@@ -1,5 +1,5 @@
 """Bytes on their way to the controller: Docker's layers, whole files, ours; for changes that people make, and for what
-two applications really published."""
+two applications really published. And the memory that large files take on their way."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from nebh.images.declared.commands import write_tree
 from nebh.images.declared.lock import make_lock
 from nebh.model.image import TreeManifest
 from nebh.spec.image import parse_image
+from nebh.testing.bench import large_files
 from nebh.testing.bench.layers import folder_layer, tree_layer, whole_files
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Settings, a_cloud
+from nebh.testing.bench.wire import Wire, packs_of, shares
 from nebh.testing.built_images import builder_of
 from nebh.testing.cloud import Cloud
 
 NAME = "images"
-TITLE = "Images: bytes that move"
+TITLE = "Images: bytes that move, and memory"
 SITE = "usr/local/lib/python3.11/dist-packages"
 OLD = ("numpy==2.2.6", "pandas==2.2.2", "matplotlib==3.9.2", "scikit-learn==1.5.2", "flask==3.0.3")
 NEW = ("numpy==2.2.6", "pandas==2.2.3", "matplotlib==3.9.2", "scikit-learn==1.5.2", "flask==3.0.3")
@@ -36,6 +38,14 @@ STEPS = {
     "edit": "one file of the application edited",
     "bump": "one dependency bumped, its layer built anew",
     "again": "the same layer built anew: every .pyc has another time in it",
+}
+PARTS = {
+    "moved": "a first push, everything on its connection, both ways",
+    "contents": "of that contents of files",
+    "manifest": "of that the list of files",
+    "heads": "of that what the packs say of each content",
+    "requests": "of that heads of requests, and requests that ask",
+    "answers": "of that the controller's answers",
 }
 _DAY = 86_400
 _TEXT = """packages: [python3]
@@ -55,7 +65,8 @@ class Pushed:
 
     def push(self, step: str, source: str, *, docker: int, **more: str) -> TreeManifest:
         """Push an image and keep a row."""
-        told = self.cloud.nebh_json("image", "push", source)
+        with Wire(self.cloud.layout.controller_socket) as wire:
+            told = self.cloud.nebh_json("image", "push", source)
         data = self.cache.manifest_bytes(told["digest"])
         manifest = self.cache.manifest(told["digest"])
         sizes = {entry.sha256: entry.size for entry in manifest.entries}
@@ -70,8 +81,14 @@ class Pushed:
             image_mib=sum(sizes.values()) / (1 << 20),
             entries=len(manifest.entries),
             manifest=len(data) / 1024,
+            up=wire.up / 1024,
+            down=wire.down / 1024,
             **more,
         )
+        if (self.table, step) == ("changes", "first"):
+            packs = packs_of(manifest, data, told["digest"], self.cache.objects)
+            row = shares(sent=told["sent"], up=wire.up, down=wire.down, packs=packs)
+            self.record.add("metadata", plain=sum(sizes.values()) / 1024, **row)
         return manifest
 
 
@@ -81,6 +98,7 @@ def measure(settings: Settings, record: Record) -> None:
         _changes(settings, record, cloud)
         for name, versions in HISTORY.items():
             _history(settings, record, cloud, name, versions[:2] if settings.quick else versions)
+    large_files.measure(settings, record)
     _figures(record)
 
 
@@ -150,6 +168,15 @@ def _history(settings: Settings, record: Record, cloud: Cloud, name: str, versio
         pushed.push(step, built.report.digest, docker=layer, application=name, version=version)
 
 
+def _metadata_figures(record: Record) -> None:
+    for name, text in PARTS.items():
+        record.figure(f"first_{name}", text, unit="KiB", table="metadata", columns=(name,))
+    shared = {"table": "metadata", "unit": "x", "statistic": "ratio"}
+    what = "what is not contents / "
+    record.figure("metadata", f"{what}all that a first push moves", columns=("metadata", "moved"), limit=0.02, **shared)
+    record.figure("metadata_plain", f"{what}the image's contents, plain", columns=("metadata", "plain"), **shared)
+
+
 def _figures(record: Record) -> None:
     for step, text in STEPS.items():
         for way, name in WAYS.items():
@@ -170,6 +197,7 @@ def _figures(record: Record) -> None:
             where={"step": step},
             aim=aim,
         )
+    _metadata_figures(record)
     for name in HISTORY:
         for way, text in WAYS.items():
             record.figure(
@@ -180,9 +208,12 @@ def _figures(record: Record) -> None:
                 columns=(way,),
                 where={"application": name, "step": "version"},
             )
+    large_files.add_figures(record)
     record.notes += [
         """Docker's layers: tar.gz at its level, one layer each for Debian's packages, Python's packages and the application.
 Whole files: each new content by zstd, and the list of files by zstd. Nebh: bodies of all uploads.""",
+        """Contents: what the same upload streams would take if they held contents and nothing else. All the rest of what goes
+over the connection, to the controller and back, is counted as metadata.""",
         f"The image: python3 of Debian 12 with {', '.join(OLD)}, all compiled; bumped: {NEW[1]}.",
         """History: images as `nebh image build` makes them, without .pyc; what the applications need is as the index has it on
 the day of measuring.""",
