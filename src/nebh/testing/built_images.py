@@ -38,6 +38,7 @@ ASKED = {
     "python-web": (8080, HTTP, b"hello, reader 1"),
     "postgresql": (5432, STARTUP, b"\x00\x00\x00\x0242C"),
     "node": (8080, HTTP, b"served by node"),
+    "java": (8080, HTTP, b"served by java 17"),
 }
 BOUNDS = Bounds(memory=1 << 30, disk=256 << 20, cpu=2000, seconds=120.0)
 
