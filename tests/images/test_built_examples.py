@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from nebh.drivers.containers.runtime_sizes import render_sizes
+from nebh.host.build_sandbox import Bounds
 from nebh.images.declared.builder import Built
 from nebh.model.build import ImageDeclaration
 from nebh.model.service import Limits
 from nebh.planning.lint import lint_manifest
-from nebh.testing.built_images import ASKED, build_file, inside, running
+from nebh.testing.built_images import ASKED, build_file, inside, run_once, running
 
 MIB = 1 << 20
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "images"
@@ -100,3 +102,22 @@ def test_node_and_java_size_themselves_by_the_limits_and_not_by_the_computer(cac
     bare = numbers_of(answer_of("java", *java, cache))
     assert bare[b"heap"] not in [one[b"heap"] for one in found]
     assert bare[b"roots"] > 100, "the keystore that the slice made"
+
+
+GROW = "const all = []; for (;;) all.push(new Array(1000).fill(0).map((_, index) => ({ index: Math.random() })));"
+
+
+@pytest.mark.root
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_node_that_grows_ends_by_its_own_heap_and_without_the_size_by_the_kernel(cache):
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    built, _ = build_file(EXAMPLES / "node" / "image.yaml", cache=cache)
+    argv = ("/usr/bin/node", "-e", GROW)
+    bounds = Bounds(memory=128 * MIB, disk=512 * MIB, cpu=1000, seconds=60.0)
+    sized = run_once(built, cache, argv, bounds=bounds, env=render_sizes(Limits(memory=128 * MIB, cpu=1000)))
+    assert (sized.status, sized.reason) == (128 + signal.SIGABRT, "")
+    assert "JavaScript heap out of memory" in sized.tail
+    bare = run_once(built, cache, argv, bounds=bounds)
+    assert "more memory" in bare.reason
