@@ -98,10 +98,11 @@ class Cloud:
             baseline=Baseline(snapshot=1),
         )
 
-    def start(self, *more: str, env: dict[str, str] | None = None) -> None:
+    def start(self, *more: str, env: dict[str, str] | None = None, inside: tuple[str, ...] = ()) -> None:
+        """inside: words that run the program somewhere else, such as in another network."""
         log = (self.folder / "log").open("ab")
         words = ("serve", "--state", str(self.state), "--run", str(self.folder / "r"), *more)
-        self.process = subprocess.Popen(run_program(*words), env=program_env(env), stdout=log, stderr=log)
+        self.process = subprocess.Popen([*inside, *run_program(*words)], env=program_env(env), stdout=log, stderr=log)
         self.wait_ready()
 
     def wait_ready(self) -> None:

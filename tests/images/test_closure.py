@@ -155,8 +155,22 @@ def test_a_slice_holds_once_its_path_is_needed() -> None:
         assert ("etc/app/types" in finder.run().kept) is wanted
 
 
+def test_a_slice_says_where_a_program_has_its_libraries_loaded_from() -> None:
+    tree = tree_of(file("opt/app/bin/app"), file("opt/app/plug.so"), file("opt/app/server/libapp.so"))
+    facts = {"opt/app/plug.so": elf(needed=("libapp.so",)), "opt/app/server/libapp.so": elf()}
+    rule = "{when: /opt/app/bin/app, keep: [/opt/app/plug.so]%s}"
+    for more, missing in (("", ["libapp.so, wanted by /opt/app/plug.so"]), (", libraries: [/opt/app/server]", [])):
+        one = read_slice(f"{{about: x, rules: [{rule % more}]}}", name="app")
+        finder = Finder(tree, {file(path).sha256: found for path, found in facts.items()}, slices=(one,))
+        finder.add_command(("/opt/app/bin/app",))
+        assert list(finder.run().missing) == missing
+        assert ("opt/app/server/libapp.so" in finder.closure.kept) is (missing == [])
+
+
 def test_slices_that_come_with_nebh_are_sound() -> None:
-    assert {"python3", "nginx", "postgresql", "redis", "haproxy", "node"} <= {one.name for one in load_slices()}
+    assert {"python3", "nginx", "postgresql", "redis", "haproxy", "node", "openjdk"} <= {
+        one.name for one in load_slices()
+    }
     assert all(one.about.endswith(".") for one in load_slices())
     with pytest.raises(Broken, match="unknown wen"):
         read_slice("{about: x, rules: [{wen: /x}]}", name="x")

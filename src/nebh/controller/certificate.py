@@ -1,4 +1,4 @@
-"""The certificate of the TCP door: self-signed, trusted by its hash alone."""
+"""The certificate of the TCP door: self-signed, trusted by its hash alone; programs that want a name find `NAME`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from nebh.host.files import read_bounded, write_atomic
 
 YEARS = 20
+NAME = "nebh-controller"
 
 
 def ensure_certificate(state: Path) -> tuple[Path, Path]:
@@ -35,7 +36,7 @@ def _make(certificate: Path, key: Path) -> None:
     from cryptography.x509.oid import NameOID
 
     private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nebh-controller")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
@@ -45,6 +46,7 @@ def _make(certificate: Path, key: Path) -> None:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=365 * YEARS))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
         .sign(private, hashes.SHA256())
     )
     certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

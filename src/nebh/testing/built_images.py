@@ -38,6 +38,7 @@ ASKED = {
     "python-web": (8080, HTTP, b"hello, reader 1"),
     "postgresql": (5432, STARTUP, b"\x00\x00\x00\x0242C"),
     "node": (8080, HTTP, b"served by node"),
+    "java": (8080, HTTP, b"served by java 17"),
 }
 BOUNDS = Bounds(memory=1 << 30, disk=256 << 20, cpu=2000, seconds=120.0)
 
@@ -67,11 +68,20 @@ def build_file(path: Path, *, cache: Path) -> tuple[Built, ImageDeclaration]:
     return builder.build(declared, lock_of(declared, builder)), declared
 
 
-def run_once(built: Built, cache: Path, argv: tuple[str, ...], *, read_only: bool = True) -> SandboxEnd:
+def run_once(
+    built: Built,
+    cache: Path,
+    argv: tuple[str, ...],
+    *,
+    read_only: bool = True,
+    bounds: Bounds = BOUNDS,
+    env: dict[str, str] | None = None,
+) -> SandboxEnd:
     """Run a program of an image to its end."""
     with sandbox_folder() as folder:
         write_tree(built.report.manifest, ImageCache(cache).objects, folder)
-        return BuildSandbox(root=folder, bounds=BOUNDS, read_only=read_only, user=10001).run(argv)
+        sandbox = BuildSandbox(root=folder, bounds=bounds, env=env or {}, read_only=read_only, user=10001)
+        return sandbox.run(argv)
 
 
 @contextlib.contextmanager

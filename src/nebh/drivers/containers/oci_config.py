@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from nebh.drivers.containers.runtime_sizes import render_sizes
 from nebh.drivers.containers.seccomp import load_profile
 from nebh.model.instance import InstanceFacts
 from nebh.model.policy import Policy
@@ -84,7 +85,7 @@ def _process(policy: Policy, release: Release, facts: InstanceFacts) -> dict[str
 
 
 def _env(limits: Limits, release: Release, facts: InstanceFacts) -> dict[str, str]:
-    env = {"PATH": _PATH, "HOME": "/tmp", **release.env}
+    env = {"PATH": _PATH, "HOME": "/tmp", **render_sizes(limits), **release.env}
     env["NEBH_SERVICE"] = release.service
     env["NEBH_RELEASE"] = str(release.counter)
     env["NEBH_REPLICA"] = str(facts.replica)

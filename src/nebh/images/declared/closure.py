@@ -48,6 +48,7 @@ class Finder:
         project's code, whose imports should all be there (packages try many that need not be)."""
         self.tree, self.facts, self.whole, self.own = tree, facts, whole, own
         self.closure = Closure()
+        self._loaded: list[str] = []
         self._todo: list[tuple[str, tuple[str, ...]]] = []
         self._rules = [(Globs((rule.when,)), rule) for one in slices for rule in one.rules]
         self._modules = PythonModules(tree, path=python_path)
@@ -117,6 +118,7 @@ class Finder:
 
     def _hold(self, rule: SliceRule, path: str) -> None:
         self.closure.rules.append(rule)
+        self._loaded.extend(rule.libraries)
         self.add_globs(rule.keep)
         for name in rule.modules:
             self._need_module(name, "", by=f"the slice of /{path}")
@@ -129,7 +131,7 @@ class Finder:
         rpath, runpath = ([_expand(one, origin, triple) for one in folders] for folders in (elf.rpath, elf.runpath))
         # An rpath counts for what is loaded from here on, too; with a runpath nothing but that counts.
         passed = (*inherited, *(() if elf.runpath else rpath))
-        folders = (*(runpath or (*rpath, *inherited)), *_system_folders(triple))
+        folders = (*(runpath or (*rpath, *inherited)), *_system_folders(triple), *self._loaded)
         for name in (*elf.needed, *elf.hints):
             if found := self._find_library(name, folders, elf):
                 self.need(found, by=f"/{path}", inherited=passed)

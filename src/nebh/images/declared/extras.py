@@ -8,7 +8,8 @@ from typing import Final
 from nebh.images.declared.assembly import Tree
 from nebh.images.declared.closure import Closure
 from nebh.images.declared.globs import Globs
-from nebh.images.declared.slices import SliceRule, load_slices
+from nebh.images.declared.slices import JoinForm, SliceRule, load_slices
+from nebh.images.declared.truststore import render_truststore
 from nebh.images.objects import ObjectFolder
 from nebh.model.build import ImageDeclaration
 from nebh.model.image import EntryType, TreeEntry
@@ -28,21 +29,25 @@ def add_extras(tree: Tree, declared: ImageDeclaration, closure: Closure | None, 
     for rule in rules:
         for path in rule.directories:
             _add_folder(tree, path)
-        for path, target in (rule.links or {}).items():
-            if not tree.walk(path).path and tree.walk(target).path:
-                entry = TreeEntry(path=path.strip("/"), type=EntryType.LINK, mode=0o777, target=target)
-                tree.add([entry], origin=_ORIGIN)
         for join in rule.joins:
             wanted = Globs((join.files,))
             parts = [entry for entry in tree.files() if wanted.match(entry.path)]
             if parts and not tree.walk(join.to).path:
-                data = b"".join(chunk for entry in parts if entry.size for chunk in objects.read(entry.sha256))
-                _add_file(tree, join.to, data, objects)
+                held = [b"".join(objects.read(entry.sha256)) for entry in parts if entry.size]
+                _add_file(tree, join.to, _join(held, join.form), objects)
+        for path, target in (rule.links or {}).items():
+            if not tree.walk(path).path and tree.walk(target).path:
+                entry = TreeEntry(path=path.strip("/"), type=EntryType.LINK, mode=0o777, target=target)
+                tree.add([entry], origin=_ORIGIN)
     for path in declared.directories:
         _add_folder(tree, path)
     for path, text in (("/etc/passwd", _USERS), ("/etc/group", _GROUPS), ("/etc/nsswitch.conf", _NAMES)):
         if not tree.walk(path).path:
             _add_file(tree, path, text.format(user=declared.user).encode(), objects)
+
+
+def _join(parts: list[bytes], form: JoinForm) -> bytes:
+    return b"".join(parts) if form is JoinForm.BYTES else render_truststore(parts)
 
 
 def _matching(tree: Tree) -> list[SliceRule]:

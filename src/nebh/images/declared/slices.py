@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -13,18 +14,28 @@ from nebh.model.errors import Broken
 from nebh.wire import codec
 
 
+class JoinForm(StrEnum):
+    """How files are joined. bytes: one after the other. java-truststore: certificates in PEM, as the keystore in which
+    Java looks for its roots of trust."""
+
+    BYTES = "bytes"
+    JAVA_TRUSTSTORE = "java-truststore"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Join:
-    """A file made of others, joined in the order of their paths: what a maintainer script would have made."""
+    """A file made of others, in the order of their paths: what a maintainer script would have made."""
 
     files: str
     to: str
+    form: JoinForm = JoinForm.BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
 class SliceRule:
     """when: a glob; the rest holds once a path of the image that it means is needed. keep: globs. modules: of Python.
-    directories: empty ones that the program wants. links: path -> target, where a maintainer script makes them."""
+    directories: empty ones that the program wants. links: path -> target, where a maintainer script makes them.
+    libraries: folders of libraries that the program has loaded before others ask for them."""
 
     when: str
     keep: tuple[str, ...] = ()
@@ -32,6 +43,7 @@ class SliceRule:
     directories: tuple[str, ...] = ()
     links: dict[str, str] | None = None
     joins: tuple[Join, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

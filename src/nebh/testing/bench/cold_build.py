@@ -17,10 +17,10 @@ from nebh.images.declared.apt import render_sources, way_out
 from nebh.model.build import DebianSource
 from nebh.model.errors import NotFound
 from nebh.testing.bench import machine
-from nebh.testing.bench.docker import Docker
 from nebh.testing.bench.images import declare
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Rounds, Settings, in_turns, scratch
+from nebh.testing.docker import Docker
 
 REQUIREMENTS = ("flask==3.0.3", "waitress==3.0.2")
 WHAT = "`docker build` of the same packages"
@@ -47,7 +47,7 @@ def measure(settings: Settings, record: Record) -> None:
     with contextlib.ExitStack() as stack:
         theirs: _Theirs | None = None
         try:
-            docker = stack.enter_context(Docker(scratch("d"), fetches=True))
+            docker = stack.enter_context(Docker(scratch("d"), online=True))
             theirs = _Theirs(docker, _context(docker, folder, project))
             theirs.build({})  # before the rounds: whether it can fetch at all
             record.facts["docker"] = f"{docker.version()}: build --no-cache --network host"

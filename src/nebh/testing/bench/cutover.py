@@ -14,10 +14,10 @@ from nebh.model.errors import NotFound
 from nebh.model.service import Update
 from nebh.testing.bench import machine
 from nebh.testing.bench.client import Seen, read_seen
-from nebh.testing.bench.docker import Docker
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.reload import PORT, DockerPeer, ReloadPeer, a_reload_peer
 from nebh.testing.bench.stage import Rounds, Settings, StampNode, a_node, asking, in_turns, scratch
+from nebh.testing.docker import Docker
 from nebh.testing.node import GOOD, HOST
 
 NAME = "cutover"

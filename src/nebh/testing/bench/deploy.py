@@ -11,10 +11,10 @@ from pathlib import Path
 
 from nebh.model.errors import NotFound
 from nebh.testing.bench import machine
-from nebh.testing.bench.docker import Docker
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Rounds, Settings, a_cloud, in_turns, scratch
 from nebh.testing.cloud import PATIENCE, Cloud
+from nebh.testing.docker import Docker
 from nebh.testing.tiny_service import HOST, write_service
 
 NAME = "deploy"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from nebh.host.run import start
 from nebh.model.errors import NotFound
-from nebh.testing.bench.docker import family
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Settings, a_cloud
 from nebh.testing.cloud import PROGRAMS, Cloud
+from nebh.testing.docker import family
 from nebh.testing.memory_groups import MemoryGroup, Peaks, forget_peak, memory_groups
 from nebh.testing.tiny_service import write_random, write_service
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nebh.model.errors import NotFound
-from nebh.testing.bench.docker import Docker, family
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Settings, a_cloud, scratch
 from nebh.testing.cloud import PROGRAMS, Cloud
+from nebh.testing.docker import Docker, family
 from nebh.testing.tiny_service import write_service
 
 NAME = "memory"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from nebh.host.run import Command, Started, start
 from nebh.testing import example_app
-from nebh.testing.bench.docker import Docker
 from nebh.testing.cloud import PATIENCE, Cloud
+from nebh.testing.docker import Docker
 from nebh.testing.example_images import build_image
 
 PORT = 8090

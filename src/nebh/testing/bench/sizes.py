@@ -11,7 +11,11 @@ from nebh.testing.bench.record import Record, read_record
 PAGE = Path("docs/images.md")
 BEGIN = "<!-- sizes: written by `make docs` from what `make bench` measured -->\n"
 END = "<!-- end of sizes -->\n"
-_ABOUT = {"static": "one C program", "python-web": "Flask and Waitress"}
+_ABOUT = {
+    "static": "one C program",
+    "python-web": "Flask and Waitress",
+    "java": "the runtime of OpenJDK 17 and one class",
+}
 _MIB = 1 << 20
 
 

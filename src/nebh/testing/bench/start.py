@@ -22,12 +22,12 @@ from nebh.host.run import Command, run, start
 from nebh.host.worker import Worker
 from nebh.model.errors import NotFound
 from nebh.testing.bench import machine
-from nebh.testing.bench.docker import Docker
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Rounds, Settings, scratch
 from nebh.testing.bench.stamp import program, read_stamp
 from nebh.testing.bench.status import total_calls
 from nebh.testing.container_rig import UID_BASE, ContainerRig
+from nebh.testing.docker import Docker
 
 NAME = "start"
 TITLE = "Start of a container"

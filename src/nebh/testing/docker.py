@@ -1,5 +1,6 @@
-"""Docker as the peer: Debian's own packages, unpacked beside the machine, a daemon in a network namespace of its own, or
-in the machine's where something is to be fetched. It changes no address, route or rule of either."""
+"""A Docker daemon of one's own: Debian's packages, unpacked beside the machine where they are not installed; in a
+network namespace that no other program uses, or in the machine's where something is to be fetched. It changes no address,
+route or rule of either."""
 
 from __future__ import annotations
 
@@ -15,15 +16,19 @@ from nebh.host.run import Command, CommandFailed, Result, Started, run, start
 from nebh.model.errors import NotFound
 
 PACKAGES = ("docker.io", "containerd", "runc")
-CACHE = Path("build") / "bench-docker"
+CACHE = Path("build") / "docker"
+# Files of dockerd's own in place of the machine's, which it alone sees.
+_IN_PLACE = 'mount --bind "$1" /etc/hosts && mount --bind "$2" /etc/docker && shift 2 && exec "$@"'
 
 
-def _programs() -> str:
+def _programs(*, fetch: bool) -> str:
     """Return the folders with dockerd and what it needs, as a PATH; fetched once. Raises NotFound."""
     if shutil.which("dockerd"):
         return os.environ["PATH"]
     root = CACHE.resolve() / "root"
     if not (root / "usr/sbin/dockerd").exists():
+        if not fetch:
+            raise NotFound("dockerd (Debian: docker.io) is not installed; tests with --long fetch it")
         root.mkdir(parents=True, exist_ok=True)
         try:
             run(Command(argv=("apt-get", "download", "-qq", *PACKAGES), cwd=CACHE.resolve(), timeout=300))
@@ -35,25 +40,38 @@ def _programs() -> str:
 
 
 class Docker:
-    """A running daemon; `with` it. fetches: it is in the machine's network. Raises NotFound where it cannot be had or
-    does not start."""
+    """A running daemon; `with` it. Raises NotFound where it cannot be had or does not start."""
 
-    def __init__(self, folder: Path, *, fetches: bool = False) -> None:
-        self._folder, self._fetches = folder, fetches
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fetch: bool = True,
+        online: bool = False,
+        hosts: dict[str, str] | None = None,
+        trusted: dict[str, Path] | None = None,
+    ) -> None:
+        """folder: a new one, short, on a disk. fetch: packages that are not installed come from Debian's archive.
+        online: it is in the machine's network. hosts: names that it knows; its network gets their addresses.
+        trusted: `name:port` of registries, with the certificate in PEM that each has to show."""
+        self._folder, self._online = folder, online
         self._name = folder.name
-        self._env = {"PATH": _programs(), "HOME": str(folder), "DOCKER_HOST": f"unix://{folder}/d.sock"}
+        self._hosts, self._trusted = hosts or {}, trusted or {}
+        self._env = {"PATH": _programs(fetch=fetch), "HOME": str(folder), "DOCKER_HOST": f"unix://{folder}/d.sock"}
         self.daemon: Started | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
-        if not self._fetches:
+        if not self._online:
             run(Command(argv=("ip", "netns", "add", self._name)))
             run(Command(argv=("ip", "-n", self._name, "link", "set", "lo", "up")))
-        argv = ("dockerd", "--data-root", f"{self._folder}/data", "--exec-root", f"{self._folder}/exec", "--host")
-        more = (f"unix://{self._folder}/d.sock", "--pidfile", f"{self._folder}/d.pid", "--iptables=false")
+            for address in sorted(set(self._hosts.values())):
+                run(Command(argv=("ip", "-n", self._name, "address", "add", f"{address}/32", "dev", "lo")))
+        argv = (*self._apart(), "dockerd", "--data-root", f"{self._folder}/data", "--exec-root", f"{self._folder}/exec")
+        more = ("--host", f"unix://{self._folder}/d.sock", "--pidfile", f"{self._folder}/d.pid", "--iptables=false")
         last = ("--ip6tables=false", "--bridge=none", "--ip-forward=false", f"--cgroup-parent={self._name}")
         with (self._folder / "log").open("wb") as log:
-            self.daemon = start(Command(argv=self._inside(*argv, *more, *last), env=self._env), stdout=log, stderr=log)
+            self.daemon = start(Command(argv=self.inside(*argv, *more, *last), env=self._env), stdout=log, stderr=log)
         end = time.monotonic() + 60
         while self.docker("version", accept=tuple(range(256))).status != 0:
             if time.monotonic() > end or self.daemon.poll() is not None:
@@ -63,8 +81,24 @@ class Docker:
             time.sleep(0.2)
         return self
 
-    def _inside(self, *argv: str) -> tuple[str, ...]:
-        return argv if self._fetches else ("nsenter", f"--net=/run/netns/{self._name}", "--", *argv)
+    def inside(self, *argv: str) -> tuple[str, ...]:
+        """Return `argv` so that it runs in the daemon's network."""
+        return argv if self._online else ("nsenter", f"--net=/run/netns/{self._name}", "--", *argv)
+
+    def _apart(self) -> tuple[str, ...]:
+        """Return the words before dockerd's that give it its names and certificates."""
+        if not self._hosts:
+            return ()
+        hosts, settings = self._folder / "hosts", self._folder / "etc"
+        hosts.write_text("".join(f"{address} {name}\n" for name, address in self._hosts.items()))
+        for place, certificate in self._trusted.items():
+            folder = settings / "certs.d" / place
+            folder.mkdir(parents=True)
+            shutil.copyfile(certificate, folder / "ca.crt")
+        settings.mkdir(exist_ok=True)
+        Path("/etc/docker").mkdir(exist_ok=True)
+        head = ("unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _IN_PLACE, "sh")
+        return (*head, str(hosts), str(settings))
 
     def docker(
         self, *words: str, accept: tuple[int, ...] = (0,), stdin: bytes | None = None, timeout: float = 120
@@ -81,7 +115,7 @@ class Docker:
     def ask(self, port: int) -> str:
         """Return what answers on a port of the daemon's network, "" when nothing does."""
         url = f"http://127.0.0.1:{port}/"
-        return run(Command(argv=self._inside("curl", "-s", "-m", "2", url), accept=tuple(range(256)))).text
+        return run(Command(argv=self.inside("curl", "-s", "-m", "2", url), accept=tuple(range(256)))).text
 
     def version(self) -> str:
         """Return the server's version."""
@@ -102,7 +136,7 @@ class Docker:
             with contextlib.suppress(Exception):
                 self.daemon.wait(30)
             self.daemon.kill()
-        if not self._fetches:
+        if not self._online:
             run(Command(argv=("ip", "netns", "del", self._name), accept=tuple(range(256))))
         for _attempt in range(20):
             shutil.rmtree(self._folder, ignore_errors=True)
