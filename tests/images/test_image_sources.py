@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shutil
 import subprocess
 import tarfile
@@ -113,3 +115,75 @@ def test_a_damaged_layout_is_one_clear_error(project, tmp_path):
 def test_a_layout_that_is_not_there_is_named(project, tmp_path):
     with pytest.raises(NotFound, match="nothing"):
         build_text("files: [{oci: nothing}]\n", base=project, cache=tmp_path / "c")
+
+
+def make_privileged(folder: Path) -> None:
+    """Write an OCI layout whose programs have setuid and setgid bits and a file capability."""
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, mode, headers in (
+            ("bin/su", 0o4755, {}),
+            ("usr/bin/wall", 0o2755, {}),
+            ("usr/bin/ping", 0o755, {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02 net_raw"}),
+            ("usr/share/man/man1/su.1", 0o4644, {}),
+            ("usr/bin/app", 0o755, {}),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.pax_headers = len(name), mode, headers
+            tar.addfile(info, io.BytesIO(name.encode()))
+    blobs = folder / "layout" / "blobs" / "sha256"
+    shutil.rmtree(folder / "layout", ignore_errors=True)
+    blobs.mkdir(parents=True)
+
+    def keep(data: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    layer = keep(held.getvalue(), "layer.v1.tar")
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs})
+    manifest = {"schemaVersion": 2, "config": keep(config.encode(), "config.v1+json"), "layers": [layer]}
+    named = keep(json.dumps(manifest).encode(), "manifest.v1+json")
+    named["annotations"] = {"org.opencontainers.image.ref.name": "base"}
+    (folder / "layout" / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    (folder / "layout" / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+DROPPED = {("setuid", "usr/bin/su"), ("setuid", "usr/bin/wall"), ("file-capability", "usr/bin/ping")}
+
+
+def dropped(built) -> set[tuple[str, str]]:
+    return {(one.rule.value, one.path) for one in built.report.findings}
+
+
+@pytest.mark.parametrize("kind", ["oci", "docker-archive"])
+def test_privileges_that_an_image_loses_are_reported(project, tmp_path, kind):
+    make_privileged(project)
+    # `standard` leaves some of these programs away: what is not in the image is not reported.
+    written = text(kind, project) + "keep: [/usr/bin/*]\n"
+    for _ in range(2):  # the second reads nothing again
+        built = build_text(written, base=project, cache=tmp_path / "c")
+        assert dropped(built) == DROPPED
+    assert {one.mode for one in built.report.manifest.entries if one.type is EntryType.FILE} == {0o755, 0o644}
+    whole = build_text(text(kind, project) + "reduce: none\n", base=project, cache=tmp_path / "c")
+    assert dropped(whole) == DROPPED | {("setuid", "usr/share/man/man1/su.1")}
+
+
+def test_privileges_that_an_image_lost_are_reported_where_it_is_a_source_by_its_digest(project, tmp_path):
+    make_privileged(project)
+    cache = ImageCache(tmp_path / "c")
+    report = import_image(ImageSource(kind=SourceKind.OCI_LAYOUT, location=str(project / "layout")), cache=cache)
+    written = f"files: [{{image: {report.digest}}}]\nentrypoint: [/usr/bin/app]\nkeep: [/usr/bin/*]\n"
+    built = build_text(written, base=project, cache=tmp_path / "c")
+    assert dropped(built) == DROPPED
+    again = import_image(ImageSource(kind=SourceKind.MANIFEST, location=built.report.digest), cache=cache)
+    assert set(again.findings) == set(built.report.findings)
+
+
+def test_a_setuid_file_of_the_project_is_reported_where_it_stands(project, tmp_path):
+    (project / "own").chmod(0o4755)
+    built = build_text(
+        "files: [{from: own, to: /bin/own}]\nentrypoint: [/bin/own]\n", base=project, cache=tmp_path / "c"
+    )
+    assert dropped(built) == {("setuid", "usr/bin/own")}

@@ -68,7 +68,7 @@ def build(options: argparse.Namespace, out: Output) -> int:
     """Build an image and say what it is."""
     built = build_declared(Path(options.declaration), _cache(), out, refresh=options.refresh, on_node=options.on_node)
     manifest = built.report.manifest
-    findings = lint_manifest(manifest)
+    findings = (*lint_manifest(manifest), *built.report.findings)
     files = sum(1 for one in manifest.entries if one.type is EntryType.FILE)
     missing = list(built.reduced.closure.missing) if built.reduced.closure is not None else []
     if out.json_wanted:

@@ -99,7 +99,7 @@ def _import(options: argparse.Namespace, out: Output) -> ImportReport:
 def image_import(options: argparse.Namespace, out: Output) -> int:
     """Import an image into this computer's cache and say what it is."""
     report = _import(options, out)
-    findings = lint_manifest(report.manifest)
+    findings = (*lint_manifest(report.manifest), *report.findings)
     if out.json_wanted:
         out.document({**_summary(report), "lint": [_plain(one) for one in findings]})
         return 0

@@ -9,25 +9,34 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from nebh.host.files import read_bounded, write_all, write_atomic
 from nebh.images.manifest import MAX_MANIFEST, decode_manifest, digest_manifest
 from nebh.images.objects import CHUNK, TEMPORARY, ObjectFolder, hash_file, temporary_name
-from nebh.model.errors import Broken, NotFound
-from nebh.model.image import TreeManifest
+from nebh.model.errors import BadInput, Broken, NotFound
+from nebh.model.image import LintFinding, TreeManifest
 from nebh.model.names import is_digest
+from nebh.wire import codec
 
 # Longer than any import may take.
 _STALE: Final = 86_400
+_MOST_FINDINGS: Final = 64 << 20
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Dropped:
+    findings: tuple[LintFinding, ...] = ()
+
+
 class ImageCache:
-    """ROOT/objects (an ObjectFolder) and ROOT/manifests/<digest>.json; `objects` is public for uploads."""
+    """ROOT/objects (an ObjectFolder), ROOT/manifests/<digest>.json and, where an import dropped something,
+    ROOT/findings/<digest>.json; `objects` is public for uploads."""
 
     def __init__(self, root: Path) -> None:
         """Use `root`, made when it does not exist."""
@@ -63,8 +72,29 @@ class ImageCache:
         return decode_manifest(self.manifest_bytes(digest))
 
     def remove_manifest(self, digest: str) -> None:
-        """Remove an image's manifest; its contents stay. None is no error."""
+        """Remove an image's manifest and what was noted of it; its contents stay. None is no error."""
         (self._manifests / f"{digest}.json").unlink(missing_ok=True)
+        self.keep_findings(digest, ())
+
+    def keep_findings(self, digest: str, findings: tuple[LintFinding, ...]) -> None:
+        """Note what the last import or build of an image dropped, which its manifest cannot show."""
+        path = self._findings(digest)
+        if findings:
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, codec.encode(_Dropped(findings=findings)), durable=False)
+        else:
+            path.unlink(missing_ok=True)
+
+    def findings(self, digest: str) -> tuple[LintFinding, ...]:
+        """Return what `keep_findings` noted; nothing where the note is unreadable, it is for people only."""
+        with contextlib.suppress(OSError, BadInput):
+            data = read_bounded(self._findings(digest), limit=_MOST_FINDINGS)
+            return codec.decode_loose(data, _Dropped, what="kept findings", limit=_MOST_FINDINGS).findings
+        return ()
+
+    def _findings(self, digest: str) -> Path:
+        assert is_digest(digest)
+        return self.root / "findings" / f"{digest}.json"
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:

@@ -53,7 +53,11 @@ def import_image(
     if source.kind is SourceKind.MANIFEST:
         manifest = cache.manifest(source.location)
         return ImportReport(
-            digest=source.location, ref=refer_to(manifest), manifest=manifest, origin=f"manifest:{source.location}"
+            digest=source.location,
+            ref=refer_to(manifest),
+            manifest=manifest,
+            origin=f"manifest:{source.location}",
+            findings=cache.findings(source.location),
         )
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_source(source, cache=cache, architecture=architecture))
@@ -74,6 +78,7 @@ def import_image(
         scratch.adopt(cache.objects)
     _check_whole(manifest, cache)
     digest = cache.add_manifest(data)
+    cache.keep_findings(digest, answer.findings)
     return ImportReport(
         digest=digest,
         ref=refer_to(manifest, data=data),

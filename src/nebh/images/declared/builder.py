@@ -20,7 +20,7 @@ from nebh.images.declared.facts import FileFacts
 from nebh.images.declared.layer import Layer, LayerCache
 from nebh.images.declared.lock import check_lock, digest_wanted, open_item, read_folder
 from nebh.images.declared.npm import fetch_npm, read_package_lock
-from nebh.images.declared.readers import place_root, read_archive, read_package, read_path, read_wheel
+from nebh.images.declared.readers import place_path, place_root, read_archive, read_package, read_path, read_wheel
 from nebh.images.declared.reduce import Reduced, Unwanted, reduce_tree
 from nebh.images.declared.rpm import read_rpm
 from nebh.images.declared.slices import load_slices
@@ -64,7 +64,9 @@ class _Work:
         self.sources.setdefault(origin, source)
         self.tree.add(place_root(layer.entries, to) if to else layer.entries, origin=origin)
         self.facts.update(layer.facts)
-        self.findings.extend(layer.findings)
+        for one in layer.findings:
+            path = place_path(one.path, to) if to else one.path.strip("/")
+            self.findings.append(replace(one, path=self.tree.walk(path).path or path))
 
 
 class Builder:
@@ -172,7 +174,7 @@ class Builder:
 
     def _whole_image(self, item: FileItem, wanted: str, architecture: str) -> tuple[Layer, SourceRecord]:
         image = find_image(item, self.layers, architecture=architecture, kept=self.kept, locked=wanted)
-        found = digest_manifest(encode_manifest(image[0]))
+        found = digest_manifest(encode_manifest(image.manifest))
         _check_same(item, found, wanted)
         layer = read_tree(image, self.layers, digest=found, what=item.written)
         return layer, SourceRecord(kind=item.kind.value, name=item.written, sha256=found)
@@ -225,12 +227,14 @@ class Builder:
         manifest = tree.manifest()
         data = encode_manifest(manifest)
         digest = self.cache.add_manifest(data)
+        findings = tuple(dict.fromkeys(one for one in work.findings if one.path in tree.entries))
+        self.cache.keep_findings(digest, findings)
         report = ImportReport(
             digest=digest,
             ref=refer_to(manifest, data=data),
             manifest=manifest,
             origin=f"build:{digest_wanted(declared)[:12]}",
-            findings=tuple(one for one in work.findings if one.path.strip("/") in tree.entries),
+            findings=findings,
         )
         building = (one for one in lock.packages if one.build)
         extra = tuple(

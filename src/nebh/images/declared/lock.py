@@ -128,7 +128,7 @@ def digest_item(item: FileItem, layers: LayerCache, architecture: str) -> str:
     """Return the digest that the lock pins: of a file its bytes, of a folder its names, modes and contents, of an image
     its tree manifest's."""
     if item.kind in SOURCES:
-        manifest, _ = find_image(item, layers, architecture=architecture)
+        manifest = find_image(item, layers, architecture=architecture).manifest
         return digest_manifest(encode_manifest(manifest))
     with open_item(item) as descriptor:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):

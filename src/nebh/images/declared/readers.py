@@ -91,9 +91,13 @@ def read_path(descriptor: int, intake: Intake) -> Iterator[Item]:
 
 def place_root(entries: tuple[TreeEntry, ...], to: str) -> tuple[TreeEntry, ...]:
     """Return what `read_path` yielded, standing at the absolute path `to` of the image."""
-    top = to.strip("/")
-    found = (replace(entry, path=(top + entry.path.removeprefix(ROOT)).strip("/")) for entry in entries)
+    found = (replace(entry, path=place_path(entry.path, to)) for entry in entries)
     return tuple(entry for entry in found if entry.path)
+
+
+def place_path(path: str, to: str) -> str:
+    """Return where a path of `read_path` stands below `to`; "" for the image's own root."""
+    return (to.strip("/") + path.removeprefix(ROOT)).strip("/")
 
 
 def read_wheel(descriptor: int, intake: Intake, *, site: str) -> Iterator[Item]:
