@@ -60,9 +60,11 @@ class Disk:
     def unmount(self) -> None:
         """Nobody may use it any more."""
         if self._place is not None:
-            # For whoever has a copy of the mount, such as another test's private namespace, it ends here as well.
-            with contextlib.suppress(CommandFailed):
-                _patiently("mount", "-o", "remount,ro", str(self._place))
+            # For whoever has a copy of the mount, such as another test's private namespace, it ends here as well. What
+            # errors have stopped cannot be mounted anew, and nobody writes to it.
+            if not _is_stopped(self._place):
+                with contextlib.suppress(CommandFailed):
+                    _patiently("mount", "-o", "remount,ro", str(self._place))
             _patiently("umount", str(self._place))
             self._place = None
         self._detach()
@@ -124,6 +126,12 @@ class RecordedDisk(Disk):
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file, holes as holes."""
     run(Command(argv=("cp", "--sparse=always", str(source), str(target)), timeout=120))
+
+
+def _is_stopped(place: Path) -> bool:
+    """Tell whether ext4 has ended all writing after an error."""
+    lines = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return any(words[1] == str(place) and "emergency_ro" in words[3].split(",") for words in lines)
 
 
 def _patiently(*argv: str) -> None:
