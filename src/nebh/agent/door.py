@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from nebh.agent import probe
 from nebh.agent.delivery import Item
-from nebh.agent.sources import Sources
 from nebh.client.frame_channel import FrameChannel, Head
 from nebh.host.channels import Peer
 from nebh.model.errors import BadInput, NotFound
@@ -54,10 +53,22 @@ class ProbeRequest(_Request, frozen=True):
     timeout: int
 
 
+class Supply(Protocol):
+    """Where bytes come from; see `nebh.agent.sources.Sources`."""
+
+    def metadata(self, source: str, name: str, limit: int, *, signed: tuple[str, ...] = ()) -> bytes | None:
+        """Return a file of one source, None when it has none. Raises NotFound, Unreachable."""
+
+    def objects(
+        self, items: tuple[Item, ...], take: Callable[[Item, Iterator[bytes]], None], *, signed: tuple[str, ...] = ()
+    ) -> None:
+        """Hand the chunks of each item to `take`, in order. Raises Unreachable, NotFound, BadInput."""
+
+
 class Door:
     """Answers the executor; every connection has a thread of its own."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Supply) -> None:
         self._sources = sources
 
     def handle(self, channel: FrameChannel, head: Head, _body: bytes, _peer: Peer) -> None:

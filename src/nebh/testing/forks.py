@@ -37,14 +37,14 @@ class FolderSources:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def metadata(self, _source: str, name: str, limit: int) -> bytes | None:
+    def metadata(self, source: str, name: str, limit: int, *, signed: tuple[str, ...] = ()) -> bytes | None:  # noqa: ARG002 - one folder for all
         """Return a file's bytes, None when there is none."""
         try:
             return (self._folder / name).read_bytes()[: limit + 1]
         except OSError:
             return None
 
-    def objects(self, items: tuple[Item, ...], take: Take) -> None:
+    def objects(self, items: tuple[Item, ...], take: Take, *, signed: tuple[str, ...] = ()) -> None:  # noqa: ARG002
         """Hand over objects, in order. Raises NotFound."""
         for digest, size in items:
             path = self._folder / "objects" / digest
@@ -57,7 +57,7 @@ def run_agent(wish: dict[str, Any]) -> int:
     """Answer the executor's questions until killed."""
     layout = Layout(state=Path(wish["state"]), run=Path(wish["run"]))
     layout.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    door = Door(FolderSources(Path(wish["served"])))  # type: ignore[arg-type]
+    door = Door(FolderSources(Path(wish["served"])))
     serve_frames(layout.agent_socket, mode=0o666, handler=door.handle, allowed_uids=frozenset({0}))
     while True:
         signal.pause()
