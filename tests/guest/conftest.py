@@ -19,7 +19,7 @@ HOUSE = Path(__file__).parents[2]
 CACHE = HOUSE / "build" / "guest"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine() -> Iterator[GuestCloud]:
     if os.geteuid() != 0:
         pytest.skip("needs root: makes a disk image of Debian packages")

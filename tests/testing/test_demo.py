@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+import nebh
+
+# The code that is tested here; it may be a copy of the checkout, which then only root can change.
+CODE = Path(nebh.__file__).parents[1]
 ROOT = Path(__file__).parents[2]
 ACTS = ["deploy", "update", "auto-rollback", "rollback", "hostile-controller", "power-cut"]
 
@@ -27,7 +31,7 @@ def _start(build: Path) -> subprocess.Popen[str]:
     cache.mkdir(parents=True, exist_ok=True)
     (build / "demo").mkdir(parents=True)
     (build / "demo" / "cache").symlink_to(cache)
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DEMO_KEEP": ""}
+    env = {**os.environ, "PYTHONPATH": str(CODE), "DEMO_KEEP": ""}
     argv = [sys.executable, "-P", "-m", "nebh.testing.settled", sys.executable, "-P", "-m", "nebh.testing.demo"]
     return subprocess.Popen(
         [*argv, "--build", str(build)], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
