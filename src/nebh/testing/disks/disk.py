@@ -59,20 +59,31 @@ class Disk:
 
     def unmount(self) -> None:
         """Nobody may use it any more."""
+        stopped = self._place is not None and _is_stopped(self._place)
         if self._place is not None:
             # For whoever has a copy of the mount, such as another test's private namespace, it ends here as well. What
-            # errors have stopped cannot be mounted anew, and nobody writes to it.
-            if not _is_stopped(self._place):
+            # errors have stopped cannot be mounted anew.
+            if not stopped:
                 with contextlib.suppress(CommandFailed):
                     _patiently("mount", "-o", "remount,ro", str(self._place))
             _patiently("umount", str(self._place))
             self._place = None
         self._detach()
+        if stopped:
+            self._wait_until_gone()
 
     def _detach(self) -> None:
         if self._device:
             _patiently("losetup", "-d", self._device)
             self._device = ""
+
+    def _wait_until_gone(self) -> None:
+        """A copy of the mount keeps the loop device, whose cache is still written, over whatever mounts the file next."""
+        end = time.monotonic() + 120
+        while held := run(Command(argv=("losetup", "--noheadings", "-O", "NAME", "-j", str(self._file)))).text.split():
+            if time.monotonic() > end:
+                raise Failed(f"cannot let go of {self._file}: a copy of its mount holds {' '.join(held)}")
+            time.sleep(0.05)
 
     def find_damage(self) -> str:
         """Return what e2fsck says of the unmounted file system, "" when it is clean."""
