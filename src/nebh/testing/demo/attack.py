@@ -25,8 +25,9 @@ def hostile_controller(stage: Stage) -> None:
     name, digest, other = differing_file(new, old)
     cache = ImageCache(stage.cloud.folder / "cache")
     with stage.load():
-        story.say("on the controller's disk, another image's manifest now lies under the name of v4's; deploy v4")
         manifest = cache.add_manifest(encode_manifest(new))
+        stage.command("image", "push", manifest)  # all of it is there before anything of it is swapped
+        story.say("on the controller's disk, another image's manifest now lies under the name of v4's; deploy v4")
         with _swapped(stage, manifest, encode_manifest(old)):
             first = stage.deploy("v4", accept=REFUSED)
         _prove_refused(stage, "swapped manifest", first)
