@@ -61,8 +61,10 @@ def test_after_a_power_cut_what_is_needed_starts_first(cloud, shop, eventually):
     eventually(lambda: cloud.get("/database", host=shop) == (200, "connected v2\n"), patience=200)
     (db,), (web,) = cloud.serving("db"), cloud.serving("web")
     assert db["started"] < web["started"]  # clock ticks since boot
-    ready = lambda: [one["service"] for one in events_of(cloud, "instance.ready")]  # noqa: E731
-    eventually(lambda: ready()[-2:] == ["db", "web"], what="the controller hears of both, in this order")
+    eventually(
+        lambda: [one["service"] for one in events_of(cloud, "instance.ready")][-2:] == ["db", "web"],
+        what="the controller hears of both, in this order",
+    )
 
 
 def events_of(cloud, kind, *words):

@@ -61,34 +61,28 @@ class Disk:
         """Nobody may use it any more."""
         stopped = self._place is not None and _is_stopped(self._place)
         if self._place is not None:
-            # For whoever has a copy of the mount, such as another test's private namespace, it ends here as well. What
-            # errors have stopped cannot be mounted anew.
+            # For whoever has a copy of the mount, such as another test's private namespace, it ends here as well.
+            # What errors have stopped cannot be mounted anew.
             if not stopped:
                 with contextlib.suppress(CommandFailed):
                     _patiently("mount", "-o", "remount,ro", str(self._place))
             _patiently("umount", str(self._place))
             self._place = None
-        if stopped:
-            self._let_go()
         self._detach()
         if stopped:
-            self._wait_until_gone()
-
-    def _let_go(self) -> None:
-        """Have what the cache of the loop device holds written now, not over whatever mounts the file next."""
-        run(Command(argv=("blockdev", "--flushbufs", self._device), accept=tuple(range(256))))
+            self._wait_for_copies()
 
     def _detach(self) -> None:
         if self._device:
             _patiently("losetup", "-d", self._device)
             self._device = ""
 
-    def _wait_until_gone(self) -> None:
-        """A copy of the mount keeps the loop device a while; one that stays longer has nothing left to write."""
-        end = time.monotonic() + 30
-        while run(Command(argv=("losetup", "--noheadings", "-O", "NAME", "-j", str(self._file)))).text.strip():
-            if time.monotonic() > end:
-                return
+    def _wait_for_copies(self) -> None:
+        """Wait until no copy of the mount is left, or the kernel has written what it still held for one: what is dirty
+        is 30 s old at most, and looked at every 5 s. It would lie over what mounts the file next."""
+        end = time.monotonic() + 40
+        held = Command(argv=("losetup", "--noheadings", "-O", "NAME", "-j", str(self._file)))
+        while run(held).text.strip() and time.monotonic() < end:
             time.sleep(0.05)
 
     def find_damage(self) -> str:
