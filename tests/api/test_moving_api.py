@@ -110,6 +110,22 @@ def test_an_image_of_many_files_is_not_listed_to_be_sent(cloud, cache):
     assert sum(sent) < 64 << 10
 
 
+def test_a_manifest_that_is_not_its_own_any_more_is_sent_again(cloud, cache):
+    files = a_tree(3, files=3)
+    manifest = make_image(cache, files)
+    Sender(cache, cloud.as_operator).send(manifest)
+    digest = cache.add_manifest(encode_manifest(manifest))
+    place = cloud.state / "objects" / digest[:2] / digest
+    whole = place.read_bytes()
+    other = encode_manifest(make_image(cache, {"other": b"another image"}))
+    for wrong in (other, b"no manifest"):
+        place.unlink()
+        place.write_bytes(wrong)
+        moved = Sender(cache, cloud.as_operator).send(manifest)
+        assert (moved.objects, place.read_bytes()) == (1, whole)
+        assert "object.damaged" in [one.kind for one in cloud.as_operator().events(after=0).events]
+
+
 def test_nodes_get_the_patches_and_the_rest_of_what_was_cut(cloud, cache):
     files = a_tree(2, files=5)
     Sender(cache, cloud.as_operator).send(make_image(cache, files))

@@ -15,7 +15,7 @@ from litestar.response import Stream
 from nebh.api.access import DEPLOYING, KNOWN, allow
 from nebh.api.document import DELTA, ZSTD
 from nebh.api.object_routes import from_loop
-from nebh.controller import collecting, patching
+from nebh.controller import collecting, patching, scrubbing
 from nebh.controller.core import Core
 from nebh.model.api import Collected, Digests, Stored, Who
 
@@ -55,8 +55,12 @@ async def rest(core: NamedDependency[Core], digest: FromPath[str], offset: Offse
 
 @get("/v1/images/{digest:str}/missing", opt=allow(*DEPLOYING, fails=(404,)))
 async def missing_of_image(core: NamedDependency[Core], digest: FromPath[str]) -> Digests:
-    """Contents that the controller lacks, 10,000 at most, of an image whose manifest it holds."""
-    return await asyncio.to_thread(patching.find_missing_of, core, digest)
+    """Contents that the controller lacks, 10,000 at most, of an image whose manifest it holds; the manifest's own digest
+    when what lay under it was something else."""
+    found = await asyncio.to_thread(patching.find_missing_of, core, digest)
+    if digest in found.digests:
+        scrubbing.report_removed(core, digest)
+    return found
 
 
 @post("/v1/objects/collect", opt=allow(Who.OPERATOR), status_code=200)

@@ -12,7 +12,7 @@ from nebh.controller.core import Core
 from nebh.controller.storing import AT_MOST, LIMITS, check_digests
 from nebh.images.delta import apply_patch
 from nebh.images.delta_pack import Outgoing, Packed, decode_delta_pack, encode_delta_pack
-from nebh.images.manifest import MAX_MANIFEST, decode_manifest
+from nebh.images.manifest import MAX_MANIFEST, decode_manifest, digest_manifest
 from nebh.model.api import Digests, Stored
 from nebh.model.errors import BadInput, NotFound
 
@@ -94,11 +94,16 @@ def _compress_rest(descriptor: int, offset: int) -> Iterator[bytes]:
 
 
 def find_missing_of(core: Core, digest: str) -> Digests:
-    """Return the first contents that are not here of an image whose manifest is. Raises NotFound, BadInput."""
+    """Return the first contents that are not here of an image whose manifest is; the manifest itself when its bytes are
+    not its own any more, and then they are removed. Raises NotFound, BadInput."""
     if core.objects.size(digest) > MAX_MANIFEST:
         raise BadInput(f"cannot read image {digest[:12]}: a manifest has at most {MAX_MANIFEST} bytes")
     with _APPLYING:
-        manifest = decode_manifest(b"".join(core.objects.read(digest)))
+        data = b"".join(core.objects.read(digest))
+        if digest_manifest(data) != digest:
+            core.objects.remove(digest)
+            return Digests(digests=(digest,))
+        manifest = decode_manifest(data)
         contents = frozenset(entry.sha256 for entry in manifest.entries if entry.size)
         missing = core.objects.missing(sorted(contents))
         core.objects.renew(({digest} | contents) - frozenset(missing))

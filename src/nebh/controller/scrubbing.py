@@ -67,13 +67,18 @@ async def scrub_now(core: Core, *, rate: int = RATE) -> tuple[int, int]:
                 f"object {one[0][:12]} had decayed and was fetched anew from {source}",
             )
         else:
-            core.report_event(
-                "object.damaged",
-                Severity.ALARM,
-                f"object {one[0][:12]} had decayed and was removed",
-                hint="push its image again: `nebh image push`; is the disk failing?",
-            )
+            report_removed(core, one[0])
     return count, mended
+
+
+def report_removed(core: Core, digest: str) -> None:
+    """Say that an object whose bytes were not its own any more is gone."""
+    core.report_event(
+        "object.damaged",
+        Severity.ALARM,
+        f"object {digest[:12]} had decayed and was removed",
+        hint="push its image again: `nebh image push`; is the disk failing?",
+    )
 
 
 async def keep_sound(core: Core) -> None:

@@ -26,17 +26,18 @@ def hostile_controller(stage: Stage) -> None:
     cache = ImageCache(stage.cloud.folder / "cache")
     with stage.load():
         manifest = cache.add_manifest(encode_manifest(new))
-        stage.command("image", "push", manifest)  # all of it is there before anything of it is swapped
-        story.say("on the controller's disk, another image's manifest now lies under the name of v4's; deploy v4")
-        with _swapped(stage, manifest, encode_manifest(old)):
-            first = stage.deploy("v4", accept=REFUSED)
-        _prove_refused(stage, "swapped manifest", first)
-        story.say(f"the manifest is back; now {name} of v4's image holds other bytes; ask for the same release again")
-        _put(stage, manifest, encode_manifest(new))
-        again = ("rollback", "web", "--to", str(first["release"]))
+        story.say(f"on the controller's disk, other bytes already lie under the name of v4's {name}; deploy v4")
         with _swapped(stage, digest, b"".join(_read(cache, other))):
+            first = stage.deploy("v4", accept=REFUSED)
+        _prove_refused(stage, "swapped file", first)
+        story.say(
+            "that file is right again; now v1's manifest lies under the name of v4's; ask for the same release again"
+        )
+        _put(stage, digest, b"".join(_read(cache, digest)))
+        again = ("rollback", "web", "--to", str(first["release"]))
+        with _swapped(stage, manifest, encode_manifest(old)):
             second = stage.command(*again, accept=REFUSED)
-        _prove_refused(stage, "swapped file", second)
+        _prove_refused(stage, "swapped manifest", second)
         act.facts["same_container"] = stage.expect(
             _serving(stage) == before, f"the same container runs on: {', '.join(before)}"
         )
@@ -102,8 +103,11 @@ def _place(stage: Stage, digest: str) -> Path:
 
 @contextlib.contextmanager
 def _swapped(stage: Stage, digest: str, data: bytes) -> Iterator[None]:
-    """Have other bytes lie under an object's name, owned and readable as the real one; undone at the end."""
+    """Have other bytes lie under an object's name, owned and readable as the real one, and no patch that makes the right
+    ones; undone at the end, but for the patches."""
     place = _place(stage, digest)
+    for patch in (stage.cloud.layout.state / "controller" / "deltas" / digest[:2]).glob(f"{digest}.*"):
+        patch.unlink()
     before = place.read_bytes() if place.exists() else None
     _put(stage, digest, data)
     try:
