@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from nebh.model.service import Connect, Egress, Limits, Placement, Replicas, Route
+from nebh.model.volume import OnFailureData, VolumeBound
 
 
 class ServiceState(StrEnum):
@@ -39,12 +40,12 @@ class Policy:
     replicas: Replicas
     limits: Limits
     net: NetPolicy
-    volumes: tuple[str, ...] = ()
+    volumes: tuple[VolumeBound, ...] = ()
     secrets: tuple[str, ...] = ()
     caps: tuple[str, ...] = ()
     lint_exceptions: tuple[str, ...] = ()
     checks_required: bool = True
-    on_failure_data: str = "keep"
+    on_failure_data: OnFailureData = OnFailureData.AUTO
     pins: tuple[int, ...] = ()
     min_release: int = 0
     rollback_window: int = 7 * 86_400_000

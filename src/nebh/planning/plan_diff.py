@@ -92,7 +92,7 @@ WIDENS: Mapping[str, _Widens] = {
     "caps": _adds,
     "lint_exceptions": _adds,
     "checks_required": _turned_off,
-    "on_failure_data": lambda old, new: old != new and new == "restore",
+    "on_failure_data": lambda old, new: old != new and new.value == "restore",
     "pins": _adds,
     "min_release": _shrinks,
     "rollback_window": _grows,

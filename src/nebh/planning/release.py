@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from nebh.model.image import ImageRef
 from nebh.model.policy import NetPolicy, Policy, ServiceState
-from nebh.model.release import DataRules, Release
+from nebh.model.release import Release
 from nebh.model.service import Replicas, ServiceSpec
+from nebh.model.volume import DataRules, OnFailureData
 
 
 def make_policy(
@@ -40,7 +41,7 @@ def make_policy(
         caps=previous.caps if previous else (),
         lint_exceptions=spec.policy.lint_exceptions,
         checks_required=spec.policy.checks_required,
-        on_failure_data=previous.on_failure_data if previous else "keep",
+        on_failure_data=previous.on_failure_data if previous else OnFailureData.AUTO,
         pins=tuple(sorted({*spec.policy.pins, *(previous.pins if previous else ())})),
         min_release=max(spec.policy.min_release, previous.min_release if previous else 0),
         rollback_window=spec.policy.rollback_window,
