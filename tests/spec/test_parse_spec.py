@@ -54,7 +54,7 @@ def test_the_example_means_what_its_comments_say() -> None:
     assert spec.health.startup is not None
     assert spec.health.startup.kind is CheckKind.EXEC
     assert spec.update.on_failure is OnFailure.ROLLBACK
-    assert spec.placement.mode is PlacementMode.SPREAD
+    assert spec.placement.mode is PlacementMode.PINNED
     assert spec.policy.rollback_window == 7 * 86_400_000
     assert (spec.replicas.count, spec.replicas.min, spec.replicas.max) == (2, 1, 4)
 

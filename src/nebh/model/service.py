@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.volume import DataRules, Hook, OnFailureData, VolumeBound, VolumeMount
+
 
 class SourceKind(StrEnum):
     """Where an image comes from."""
@@ -184,6 +186,7 @@ class PolicyExtras:
     pins: tuple[int, ...] = ()
     min_release: int = 0
     rollback_window: int = 7 * 86_400_000
+    on_failure_data: OnFailureData = OnFailureData.AUTO
     cgroup_view: bool = False
     tmp_exec: bool = False
 
@@ -203,6 +206,10 @@ class ServiceSpec:
     egress: tuple[Egress, ...] = ()
     needs: tuple[str, ...] = ()
     limits: Limits
+    volumes: tuple[VolumeBound, ...] = ()
+    mounts: tuple[VolumeMount, ...] = ()
+    data: DataRules = field(default_factory=DataRules)
+    hooks: tuple[Hook, ...] = ()
     health: Health = field(default_factory=Health)
     stop: Stop = field(default_factory=Stop)
     update: Update = field(default_factory=Update)

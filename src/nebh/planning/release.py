@@ -9,7 +9,6 @@ from nebh.model.image import ImageRef
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
 from nebh.model.service import Replicas, ServiceSpec
-from nebh.model.volume import DataRules, OnFailureData
 
 
 def make_policy(
@@ -36,12 +35,12 @@ def make_policy(
         replicas=spec.replicas,
         limits=spec.limits,
         net=NetPolicy(routes=spec.routes, ports=dict(spec.ports), connects=spec.connects, egress=spec.egress),
-        volumes=previous.volumes if previous else (),
+        volumes=spec.volumes,
         secrets=previous.secrets if previous else (),
         caps=previous.caps if previous else (),
         lint_exceptions=spec.policy.lint_exceptions,
         checks_required=spec.policy.checks_required,
-        on_failure_data=previous.on_failure_data if previous else OnFailureData.AUTO,
+        on_failure_data=spec.policy.on_failure_data,
         pins=tuple(sorted({*spec.policy.pins, *(previous.pins if previous else ())})),
         min_release=max(spec.policy.min_release, previous.min_release if previous else 0),
         rollback_window=spec.policy.rollback_window,
@@ -84,7 +83,6 @@ def make_release(
     image: ImageRef,
     counter: int,
     now: int,
-    data: DataRules | None = None,
     built_from: dict[str, str] | None = None,
 ) -> Release:
     """Return release `counter` of the policy's epoch. now: Unix seconds."""
@@ -104,7 +102,9 @@ def make_release(
         update=spec.update,
         needs=spec.needs,
         retention=spec.retention,
-        data=data or DataRules(),
+        volumes=spec.mounts,
+        hooks=spec.hooks,
+        data=spec.data,
         policy_min_version=policy.version,
         built_from=dict(built_from or {}),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nebh.model.names import NAME_PATTERN
+from nebh.spec.data_fields import DATA, HOOKS, ON_FAILURE_DATA, VOLUMES
 from nebh.spec.shape import Choice, Cores, Duration, Either, Field, Flag, Listing, Section, Size, Table, Text, Whole
 
 DAY = 86_400_000
@@ -262,6 +263,13 @@ POLICY = Section(
             doc="How long after a commit one may go back behind it.",
             default="7d",
         ),
+        Field(
+            key="on_failure_data",
+            shape=ON_FAILURE_DATA,
+            doc="What an automatic rollback does with the data once users have written to the new release. auto: keep it "
+            "where the old release reads it, else hold. hold: the new release stays and a person is called.",
+            default="auto",
+        ),
         Field(key="cgroup_view", shape=Flag(), doc="Show the container its own cgroup, read-only.", default="false"),
         Field(key="tmp_exec", shape=Flag(), doc="Programs in /tmp may be run.", default="false"),
     )
@@ -326,6 +334,9 @@ SPEC = Section(
             required=True,
             hint="a memory limit is required: `limits: {memory: 64M}`",
         ),
+        Field(key="volumes", shape=VOLUMES, doc="Data that it owns on its node, each volume with a name."),
+        Field(key="data", shape=DATA, doc="Which versions of its data this release reads and writes."),
+        Field(key="hooks", shape=HOOKS, doc="Programs of the image that an update runs at named points."),
         Field(key="health", shape=HEALTH, doc="How one sees that an instance works."),
         Field(key="stop", shape=STOP, doc="How an instance ends."),
         Field(key="update", shape=UPDATE, doc="How a node moves from one release to the next."),

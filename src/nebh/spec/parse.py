@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from dataclasses import replace
 from typing import Any
 
 from nebh.model.errors import SpecErrors
@@ -24,7 +25,9 @@ from nebh.model.service import (
     Stop,
     Update,
 )
+from nebh.model.volume import OnFailureData
 from nebh.spec.checks import parse_check
+from nebh.spec.data import check_placement, parse_data, parse_hooks, parse_volumes
 from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
 from nebh.spec.network import parse_egress, parse_ports, parse_routes
@@ -65,6 +68,8 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
     _check_name(reader, root)
     ports = parse_ports(reader, root)
     egress = parse_egress(reader, root)
+    volumes, mounts = parse_volumes(reader, root)
+    placement, pinned = _placement(root), check_placement(reader, root, volumes)
     spec = ServiceSpec(
         name=name,
         image=_image(root, base),
@@ -80,7 +85,11 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         stop=Stop(**_plain(root, "stop")),
         update=_update(reader, root, ports),
         replicas=_replicas(reader, root),
-        placement=_placement(root),
+        placement=replace(placement, mode=pinned) if pinned is not None else placement,
+        volumes=volumes,
+        mounts=mounts,
+        data=parse_data(reader, root, volumes),
+        hooks=parse_hooks(reader, root, volumes),
         policy=_policy(root),
         **{key: _data(root, key, None) for key in ("user", "retention") if root.get(key) is not None},
     )
@@ -238,6 +247,8 @@ def _policy(root: Value) -> PolicyExtras:
     values: dict[str, Any] = {
         key: _words(one) if key in lists else one.data for key, one in section.data.items() if key != "placement"
     }
+    if "on_failure_data" in values:
+        values["on_failure_data"] = OnFailureData(values["on_failure_data"])
     return PolicyExtras(**values)
 
 

@@ -344,7 +344,7 @@ def _convert_quantity(raw: str, shape: Size | Duration) -> tuple[int, str, str]:
 
 
 def walk_fields(section: Section, path: str = "") -> tuple[tuple[str, Field], ...]:
-    """Return every field below `section` with its path; items of lists and tables are written `[]` and `<key>`."""
+    """Return every field below `section` with its path; items of lists and tables are written `[]` and `<name>`."""
     found: list[tuple[str, Field]] = []
     for field in section.fields:
         where = f"{path}.{field.key}" if path else field.key
@@ -354,6 +354,8 @@ def walk_fields(section: Section, path: str = "") -> tuple[tuple[str, Field], ..
             inner = inner.long
         if isinstance(inner, Listing):
             where, inner = where + "[]", inner.item
+        if isinstance(inner, Table):
+            where, inner = where + ".<name>", inner.item
         if isinstance(inner, Section):
             found += walk_fields(inner, where)
     return tuple(found)
