@@ -16,6 +16,7 @@ from nebh.drivers.containers.fake import FakeContainers
 from nebh.drivers.dns.fake import FakeDns
 from nebh.drivers.ingress.fake import FakeIngress
 from nebh.drivers.networks.fake import FakeNetwork
+from nebh.drivers.volumes.fake import FakeVolumes
 from nebh.executor.assemble import Executor
 from nebh.executor.context import Context, Drivers
 from nebh.host.clock import SystemClock
@@ -79,6 +80,7 @@ class Bench:
             FakeDns(),
             FakeIngress(),
         )
+        self.volumes = FakeVolumes(folder / "volumes")
         self.nonces = 0
         self.executor = self._executor()
         database = self.executor.context.database
@@ -107,7 +109,13 @@ class Bench:
             layout=layout,
             config=LocalConfig(name="one", reserve=0),
             database=Database(layout.journal),
-            drivers=Drivers(containers=self.containers, networks=self.networks, dns=self.dns, ingress=self.ingress),
+            drivers=Drivers(
+                containers=self.containers,
+                networks=self.networks,
+                dns=self.dns,
+                ingress=self.ingress,
+                volumes=self.volumes,
+            ),
             store=NodeStore(layout.state),
             clock=SystemClock(),
             agent=self.agent,  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from nebh.drivers.containers.preflight import preflight
 from nebh.drivers.dns.dnsmasq import DnsmasqDns
 from nebh.drivers.ingress.haproxy import HaproxyIngress
 from nebh.drivers.networks.routed import RoutedNetwork
+from nebh.drivers.volumes.copy import copy_volumes
 from nebh.executor.agent_link import AgentLink
 from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
@@ -87,6 +88,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
                 cgroups=tree.enter_service("ingress"),
                 seen_from=networker.pid,
             ),
+            volumes=copy_volumes(layout.volumes),
         ),
         store=NodeStore(layout.state),
         clock=SystemClock(),
@@ -151,6 +153,7 @@ class Executor:
         with self._opening:
             if self._opened or not self._has_record():
                 return
+            self.context.drivers.volumes.open()
             self._retire_orphans()
             self.plane.resting |= self._not_running()
             self.plane.ensure()

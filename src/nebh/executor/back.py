@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 
+from nebh.executor.data import decide_back, drop_unused, end_writing, say_back, stands_alone
 from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
 from nebh.executor.run import Run
@@ -24,13 +25,33 @@ Rows = tuple[InstanceRow, ...]
 def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     """ROLLING_BACK: traffic to the old side, then journal, then the new side leaves."""
     new, old = run.sides(row)
+    if stands_alone(run.context, row):
+        row = _give_data_back(run, row, new)
     _revive(run, row, old)
     with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
         marks.mark("back.begin")
         way = compute_way_back(run, row, new=new, old=old)
         ended = swing_back(run, row, way)
     leave(run, ended, new=new, routes_before=way.policy.net)
+    if ended.data:
+        say_back(run.context, ended)
+        drop_unused(run.context, ended)
     return ended
+
+
+def _give_data_back(run: Run, row: TransactionRow, new: Rows) -> TransactionRow:
+    """The new side ends, then the data becomes what the old one is to find. What is done with it is journalled first:
+    whoever finishes this after a crash does the same."""
+    context = run.context
+    choice = decide_back(context, row)
+    if not row.data:
+        row = context.work.set_data(row.id, choice.value)
+    with effect(context, row.id, "back.yield"):
+        policy = context.effective(row.service)
+        run.dataplane.switch(dataplane.slot_changes(policy=policy, ready=(), drain=new, then=SlotState.DRAIN))
+        run.sweeper.quiesce(new)
+    end_writing(context, row, choice=choice, new=new)
+    return row
 
 
 def compute_way_back(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Switch:
@@ -105,4 +126,4 @@ def _revive(run: Run, row: TransactionRow, old: Rows) -> None:
     for one in old:
         if not runs(run, one):
             with effect(run.context, row.id, "back.revive"):
-                run.supervisor.revive(one)
+                run.supervisor.revive(one, back=True)

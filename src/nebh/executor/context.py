@@ -11,6 +11,7 @@ from nebh.drivers.containers.base import ContainerDriver
 from nebh.drivers.dns.base import DnsDriver
 from nebh.drivers.ingress.base import IngressDriver
 from nebh.drivers.networks.base import NetworkDriver
+from nebh.drivers.volumes.base import VolumeDriver
 from nebh.executor.agent_link import AgentLink
 from nebh.host.clock import Clock
 from nebh.host.layout import Layout
@@ -18,6 +19,7 @@ from nebh.images.store import NodeStore
 from nebh.journal.accepted import Accepted
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
+from nebh.journal.volumes import Volumes
 from nebh.journal.work import Work
 from nebh.model.errors import Broken, NebhError
 from nebh.model.event import Event, Severity
@@ -39,6 +41,7 @@ class Drivers:
     networks: NetworkDriver
     dns: DnsDriver
     ingress: IngressDriver
+    volumes: VolumeDriver
 
 
 @dataclass(kw_only=True)
@@ -59,6 +62,7 @@ class Context:
     accepted: Accepted = field(init=False)
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)
+    volumes: Volumes = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -70,6 +74,7 @@ class Context:
         self.accepted = Accepted(self.database)
         self.work = Work(self.database)
         self.outbox = Outbox(self.database)
+        self.volumes = Volumes(self.database)
 
     def place(self, name: str) -> threading.RLock:
         """Return the lock of one instance's place: it is made anew or taken away, never both at once."""

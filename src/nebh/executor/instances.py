@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.oci_config import render_config
 from nebh.executor.context import Context
@@ -12,7 +14,10 @@ from nebh.model.network import PUBLIC_RESOLVER_INDEX, RESOLVER_INDEX, addresses,
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.service import Check, CheckKind
+from nebh.model.stored import VolumePlan, stored_name
+from nebh.model.volume import VolumeClass
 from nebh.model.work import InstanceRow
+from nebh.planning.data import Mounted, mounted
 
 
 def release_of(context: Context, row: InstanceRow) -> Release:
@@ -23,9 +28,10 @@ def release_of(context: Context, row: InstanceRow) -> Release:
     return release
 
 
-def build(context: Context, row: InstanceRow, *, prefix: str) -> None:
-    """Attach and create an instance; leftovers of the same id go first. prefix: `prepare` or `revive`."""
-    release, policy = release_of(context, row), context.policy_of(row)
+def build(context: Context, row: InstanceRow, *, prefix: str, release: Release | None = None) -> None:
+    """Attach and create an instance; leftovers of the same id go first. prefix: `prepare`, `start`, `hook` or `revive`.
+    release: another than its own, for a hook in its place."""
+    release, policy = release or release_of(context, row), context.policy_of(row)
     link = link_plan(context.subnets(), row.address)
     with effect(context, row.txn, f"{prefix}.attach"):
         netns = context.drivers.networks.attach(link)
@@ -55,6 +61,7 @@ def container_plan(
         address6=pair.v6,
         etc_files={name: str(context.layout.bundles / row.id / "etc" / name) for name in etc},
         apparmor=context.apparmor,
+        volumes=volume_folders(context, row, release, policy),
     )
     return ContainerPlan(
         instance=row.id,
@@ -64,6 +71,34 @@ def container_plan(
         etc_files=etc,
         log_bytes=policy.limits.log,
     )
+
+
+def volume_folders(
+    context: Context, row: InstanceRow, release: Release, policy: Policy
+) -> tuple[tuple[str, str, bool], ...]:
+    """Return (path in the container, folder on the host, read-only) of the volumes of an instance; temporary ones are
+    made anew."""
+    found = []
+    for part in mounted(policy, release):
+        if part.bound.kind is VolumeClass.TEMP:
+            folder = _make_temporary(context, row, part, release)
+        else:
+            stored = stored_name(service=row.service, volume=part.bound.name, replica=row.replica)
+            folder = context.drivers.volumes.path(stored)
+        found.append((part.mount.path, str(folder), part.mount.read_only))
+    return tuple(found)
+
+
+def _make_temporary(context: Context, row: InstanceRow, part: Mounted, release: Release) -> Path:
+    owner = part.mount.user or release.user
+    name = temporary_volume(row, part.bound.name)
+    context.drivers.volumes.remove(name)
+    return context.drivers.volumes.make(VolumePlan(name=name, quota=part.bound.size, uid=owner, gid=owner))
+
+
+def temporary_volume(row: InstanceRow, name: str) -> str:
+    """Return the stored name of an instance's own volume: `temp.3-7.scratch`, the instance's address and attempt."""
+    return f"temp.{row.address}-{row.attempt}.{name}"
 
 
 def etc_files(subnets: tuple[str, ...], row: InstanceRow, policy: Policy) -> dict[str, bytes]:

@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from nebh.executor.context import Context
+from nebh.executor.data import RULE as DATA_RULE
+from nebh.executor.data import decide_back
 from nebh.executor.engine import Engine
 from nebh.executor.trust import Trust
 from nebh.host import marks
@@ -24,6 +26,7 @@ from nebh.model.transaction import State
 from nebh.model.work import Role, TransactionRow, Wanted
 from nebh.planning import accept, local
 from nebh.planning.accept_order import OrderFacts
+from nebh.planning.data import DataChoice
 from nebh.signing.statements import peek_statement
 
 T = TypeVar("T")
@@ -188,6 +191,10 @@ class Intake:
             self._context.work.adopt(current.id, nonce=wish.nonce, phase="run")
             self._engine.submit(self._context.work.transaction(current.id))
         elif current.state in _BEFORE_CUTOVER or wish.counter == current.from_counter:
+            error = self._held_by_data(current)
+            if error is not None:
+                self._refuse(wish, error)
+                return
             self._waiting[current.id] = lambda: self._begin(wish)
             self._engine.cancel(current, _newer(wish))
         else:
@@ -197,6 +204,18 @@ class Intake:
                 hint=f"wait for it, or `nebh abort {wish.service}`",
             )
             self._refuse(wish, error)
+
+    def _held_by_data(self, current: TransactionRow) -> Refused | None:
+        """Whoever has no say over the data cannot send a release back whose data the old one may not have."""
+        if decide_back(self._context, current) is not DataChoice.HOLD:
+            return None
+        return Refused(
+            f"cannot send {current.service} back from release {current.to_counter}: release {current.from_counter} may not"
+            " run on the data as it is now",
+            rule=DATA_RULE,
+            hint=f"`nebh rollback {current.service} --data restore` goes back with the data from before the update;"
+            f" `nebh resume {current.service}` keeps release {current.to_counter}",
+        )
 
     def _continues(self, current: TransactionRow, wish: Assignment) -> bool:
         same = (current.epoch, current.to_counter) == (wish.epoch, wish.counter)
@@ -360,6 +379,9 @@ class Intake:
             if current is None:
                 raise NotFound(f"no transaction of {wish.service} is under way here")
             if wish.action is Action.ABORT:
+                held = self._held_by_data(current)
+                if held is not None:
+                    raise held
                 self._engine.cancel(current, "an operator said abort")
             else:
                 self._engine.resume(current)

@@ -6,7 +6,9 @@ import errno
 from collections.abc import Callable, Iterator
 
 from nebh.executor.context import Context
+from nebh.executor.data import make_volumes
 from nebh.executor.effects import effect
+from nebh.executor.hooks import run_hooks
 from nebh.executor.instances import build
 from nebh.executor.run import Run
 from nebh.host import marks
@@ -16,6 +18,7 @@ from nebh.model.image import ImageRef, TreeManifest
 from nebh.model.names import instance_id
 from nebh.model.release import Release
 from nebh.model.transaction import State
+from nebh.model.volume import HookPoint
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import local
 from nebh.planning.admission import Disk, admit
@@ -45,6 +48,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             if release is None:
                 raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
             fetch_image(run, row.id, release)
+            make_volumes(run.context, row, release)
             _make_instances(run, row)
     except Refused as error:
         discard(run, row)
@@ -175,6 +179,9 @@ def _make_instances(run: Run, row: TransactionRow) -> None:
         if run.cancelled():
             return
         build(context, one, prefix="prepare")
+    if run_hooks(run, row, HookPoint.PREPARE, made):
+        for one in made:
+            build(context, one, prefix="prepare")
     with effect(context, row.id, "prepare.rules"):
         run.dataplane.apply_network()
     with effect(context, row.id, "prepare.slots"):

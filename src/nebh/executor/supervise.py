@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from nebh.executor.context import Context
+from nebh.executor.data import stands_alone, yields
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.effects import effect
 from nebh.executor.floods import LogKeeper
@@ -17,11 +18,14 @@ from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.instance import CheckResult, Observed, Status
 from nebh.model.network import link_plan
+from nebh.model.transaction import State
 from nebh.model.work import InstanceRow, Role
 from nebh.planning.health import Backoff, Probe, Step, count_failures, judge_probe, next_restart
 
 STEADY = 5.0
 INGRESS = "the proxy"
+BEFORE_START = frozenset({State.ASSIGNED, State.PREPARING, State.PREPARED})
+YIELDING = frozenset(State) - BEFORE_START
 
 
 class Supervisor:
@@ -125,10 +129,15 @@ class Supervisor:
     def _yielded(self, row: InstanceRow) -> bool:
         """Tell whether an open transaction without overlap has stopped this instance on purpose."""
         current = self._context.work.open_transaction(row.service)
-        if current is None or current.id == row.txn:
+        if current is None or current.id == row.txn or current.state not in YIELDING:
             return False
-        release = self._context.accepted.release(current.service, current.epoch, current.to_counter)
-        return release is not None and not release.update.overlap
+        return yields(self._context, current)
+
+    def _must_wait(self, row: InstanceRow) -> bool:
+        current = self._context.work.open_transaction(row.service)
+        if current is None or not stands_alone(self._context, current) or current.state in BEFORE_START:
+            return False
+        return current.id != row.txn or current.state is State.ROLLING_BACK
 
     def _say_ended(self, row: InstanceRow, observed: Observed) -> None:
         hint = f"`nebh logs {row.service}` shows what it said last"
@@ -186,12 +195,13 @@ class Supervisor:
             return False
         return True
 
-    def revive(self, row: InstanceRow) -> None:
+    def revive(self, row: InstanceRow, *, back: bool = False) -> None:
         """Make and start an instance anew in its old place, wait until it is ready, give it its traffic back. One that
-        runs already is left alone: two may have had the same thought."""
+        runs already is left alone: two may have had the same thought. Nor is one started whose data another may be
+        writing: only the transaction itself does that, on its way back."""
         with self._context.place(row.id):
             now = self._context.work.instance(row.id)
-            if now is None or now.role is Role.LEAVING:
+            if now is None or now.role is Role.LEAVING or (not back and self._must_wait(now)):
                 return
             observed = self._context.drivers.containers.observe(row.id)
             if observed.status is not Status.RUNNING or not observed.conmon_alive:

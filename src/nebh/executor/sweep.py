@@ -7,14 +7,15 @@ import threading
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.effects import effect, hot_effect
-from nebh.executor.instances import release_of
+from nebh.executor.instances import release_of, temporary_volume
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.instance import Status
 from nebh.model.network import SlotState, link_plan
 from nebh.model.service import Stop
+from nebh.model.volume import VolumeClass
 from nebh.model.work import InstanceRow, Role
-from nebh.planning import dataplane
+from nebh.planning import data, dataplane
 from nebh.planning.retention import ReleaseFacts, keep_releases
 
 POLL = 0.1
@@ -135,11 +136,22 @@ class Sweeper:
                     self._ask_to_end(row, grace=self._stop_of(row).grace)
             with effect(context, row.txn, "sweep.delete"):
                 context.drivers.containers.delete(row.id)
+            self._drop_temporary(row)
             with effect(context, row.txn, "sweep.detach"):
                 context.drivers.networks.detach(link_plan(context.subnets(), row.address).name)
             context.work.remove_instance(row.id, now=context.clock.now_ms())
         context.forget_place(row.id)
         self._drop_old_logs(row.service)
+
+    def _drop_temporary(self, row: InstanceRow) -> None:
+        """What only this instance had goes with it."""
+        policy = self._context.accepted.policy(row.service)
+        release = self._context.accepted.release(row.service, row.epoch, row.counter)
+        if policy is None or release is None:
+            return
+        for part in data.mounted(policy, release):
+            if part.bound.kind is VolumeClass.TEMP:
+                self._context.drivers.volumes.remove(temporary_volume(row, part.bound.name))
 
     def _drop_old_logs(self, service: str) -> None:
         """Keep the logs of the newest former instances: they tell why something was rolled back."""

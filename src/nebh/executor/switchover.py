@@ -6,15 +6,20 @@ import gc
 from dataclasses import dataclass
 from functools import partial
 
+from nebh.executor.data import begin_writing, stands_alone
 from nebh.executor.dataplane import with_roles
 from nebh.executor.effects import effect, hot_effect
 from nebh.executor.health import is_proven, wait_ready
+from nebh.executor.hooks import run_hooks
+from nebh.executor.instances import build
 from nebh.executor.prepare import discard
 from nebh.executor.run import Run
 from nebh.host import marks
+from nebh.model.errors import Broken
 from nebh.model.network import NetworkRules, SlotChange, SlotState
 from nebh.model.policy import NetPolicy, Policy
 from nebh.model.transaction import State
+from nebh.model.volume import HookPoint
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import dataplane
 
@@ -32,8 +37,11 @@ def prepared(run: Run, row: TransactionRow) -> TransactionRow | None:
 def starting(run: Run, row: TransactionRow) -> TransactionRow:
     """STARTING: start the new side, wait until it is ready, cut over."""
     new, old = run.sides(row)
-    if new and not _overlaps(run, row):
+    alone = bool(new) and stands_alone(run.context, row)
+    if alone or (new and not _overlaps(run, row)):
         _yield_place(run, row, old)
+    if alone:
+        _hand_over_data(run, row, new)
     for one in new:
         with effect(run.context, row.id, "start.start"):
             marks.mark("start.begin")
@@ -46,9 +54,23 @@ def starting(run: Run, row: TransactionRow) -> TransactionRow:
         result = wait_ready(run.context, one, cancelled=run.cancelled, proven=proven)
         if not result.ok:
             return run.move(row, State.ROLLING_BACK, reason=result.detail)
+    run_hooks(run, row, HookPoint.BEFORE_SWITCH, new)
     if run.cancelled():
         return run.move(row, State.ROLLING_BACK, reason=run.cancelled())
-    return cut_over(run, row, new=new, old=old, ahead=ahead)
+    return cut_over(run, row, new=new, old=old, ahead=ahead, journal_first=alone)
+
+
+def _hand_over_data(run: Run, row: TransactionRow, new: Rows) -> None:
+    """Nobody writes: keep the data as it is, convert it, and let the new side have it."""
+    context = run.context
+    release = context.accepted.release(row.service, row.epoch, row.to_counter)
+    if release is None:
+        raise Broken(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
+    begin_writing(context, row, release)
+    migrated = run_hooks(run, row, HookPoint.MIGRATE, new)
+    if migrated or row.kind == "restore":  # what they were made with is not the volume any more
+        for one in new:
+            build(context, one, prefix="start")
 
 
 def _overlaps(run: Run, row: TransactionRow) -> bool:
@@ -92,15 +114,23 @@ def compute_switch(run: Run, row: TransactionRow, *, new: Rows, old: Rows) -> Sw
     )
 
 
-def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows, ahead: Switch) -> TransactionRow:
+def cut_over(
+    run: Run, row: TransactionRow, *, new: Rows, old: Rows, ahead: Switch, journal_first: bool = False
+) -> TransactionRow:
     """Let new requests go to the new side. Everything is computed before, while the new side became ready (and again
-    where the journal has changed since); the journal follows in one commit."""
+    where the journal has changed since); the journal follows in one commit. journal_first: of a service with data it
+    goes before, or a crash would take back what a client was told has been written."""
     context = run.context
     marks.mark("cutover.begin")
     with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
         do = ahead if ahead.at == context.database.changes else compute_switch(run, row, new=new, old=old)
         take_effect = partial(context.accepted.take_effect, row.service) if do.brings_policy else None
         marks.mark("cutover.computed")
+        moved = row
+        if journal_first:
+            moved = run.move(
+                row, State.CHECKING, roles=do.roles, via=State.CUTTING_OVER, cutover=True, also=take_effect
+            )
         gc.disable()
         try:
             with hot_effect("cutover.switch"):
@@ -109,9 +139,10 @@ def cut_over(run: Run, row: TransactionRow, *, new: Rows, old: Rows, ahead: Swit
             with hot_effect("cutover.endpoints"):
                 run.dataplane.swap_endpoints(do.rules)
             marks.mark("cutover.endpoints")
-            moved = run.move(
-                row, State.CHECKING, roles=do.roles, via=State.CUTTING_OVER, cutover=True, also=take_effect
-            )
+            if not journal_first:
+                moved = run.move(
+                    row, State.CHECKING, roles=do.roles, via=State.CUTTING_OVER, cutover=True, also=take_effect
+                )
             marks.mark("cutover.journalled")
         finally:
             gc.enable()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from nebh.executor.back import compute_way_back, leave, runs, swing_back
+from nebh.executor.data import stands_alone
 from nebh.executor.run import Run
 from nebh.executor.switchover import Switch
 from nebh.host import marks
@@ -27,6 +28,7 @@ class Trial:
         self._run = run
         self._row = row
         self._new, self._old = run.sides(row)
+        self._alone = stands_alone(run.context, row)
         self._turn = threading.Lock()
         self._left: TransactionRow | None = None
         self._seen: tuple[int, Switch | None] = (-1, None)  # one value: two threads look
@@ -34,7 +36,9 @@ class Trial:
 
     def look(self) -> Switch | None:
         """Return the way back, computed again if the journal is not as it was. There is none while an old instance does
-        not run: then ROLLING_BACK is journalled, and it is revived first."""
+        not run: then ROLLING_BACK is journalled, and it is revived first. Nor is there one where data must go back too."""
+        if self._alone:
+            return None
         changes = self._run.context.database.changes
         seen, way = self._seen
         if seen == changes:

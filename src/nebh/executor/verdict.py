@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nebh.executor.data import decide_back, tidy_snapshots
 from nebh.executor.health import Bake, is_proven
 from nebh.executor.run import Run
 from nebh.executor.trial import Trial
@@ -13,6 +14,7 @@ from nebh.model.service import OnFailure
 from nebh.model.transaction import State
 from nebh.model.work import Role, TransactionRow, Wanted
 from nebh.planning import local
+from nebh.planning.data import DataChoice
 
 AGENT_PATIENCE = 60.0
 """For how many seconds longer a trial waits for checks that nobody could make, because the agent is away."""
@@ -48,7 +50,7 @@ def _watch(run: Run, row: TransactionRow, release: Release, trial: Trial, bake: 
         if context.stopping.is_set():
             return None
         if run.cancelled():
-            return trial.fail(run.cancelled())
+            return _failed(run, row, trial, run.cancelled(), on_failure=OnFailure.ROLLBACK)
         trial.look()
         reason = bake.step()
         if reason:
@@ -64,23 +66,41 @@ def _watch(run: Run, row: TransactionRow, release: Release, trial: Trial, bake: 
 def _failed(
     run: Run, row: TransactionRow, trial: Trial, reason: str, *, on_failure: OnFailure
 ) -> TransactionRow | None:
-    if on_failure is OnFailure.ROLLBACK:
+    if on_failure is OnFailure.ROLLBACK and not _data_holds(run, row):
         return trial.fail(reason)
-    run.context.event(
-        "transaction.held",
-        f"{row.service}: release {row.to_counter} fails its checks and is held, as its spec asks: {reason}",
-        severity=Severity.ALARM,
-        service=row.service,
-        hint=f"`nebh abort {row.service}` goes back, `nebh resume {row.service}` keeps it",
-    )
+    _say_held(run, row, reason)
     while not run.context.stopping.is_set():
-        if run.cancelled():
+        if run.cancelled() and not _data_holds(run, row):
             return trial.fail(run.cancelled())
         if run.resumed():
             return trial.end(State.HEALTHY, f"kept by an operator although {reason}")
         trial.look()
         run.pause(0.5)
     return None
+
+
+def _data_holds(run: Run, row: TransactionRow) -> bool:
+    """Tell whether only a person may say what becomes of the data, and nobody has."""
+    now = run.context.work.transaction(row.id)
+    return decide_back(run.context, now) is DataChoice.HOLD
+
+
+def _say_held(run: Run, row: TransactionRow, reason: str) -> None:
+    name = row.service
+    why, hint = "as its spec asks", f"`nebh abort {name}` goes back, `nebh resume {name}` keeps it"
+    if _data_holds(run, row):
+        why = f"for release {row.from_counter} may not run on the data as it is now"
+        hint = (
+            f"`nebh rollback {name} --data restore` goes back with the data from before the update (what was written "
+            f"since is put aside), `nebh resume {name}` keeps release {row.to_counter}"
+        )
+    run.context.event(
+        "transaction.held",
+        f"{name}: release {row.to_counter} fails its checks and is held, {why}: {reason}",
+        severity=Severity.ALARM,
+        service=name,
+        hint=hint,
+    )
 
 
 def healthy(run: Run, row: TransactionRow) -> TransactionRow:
@@ -99,6 +119,7 @@ def healthy(run: Run, row: TransactionRow) -> TransactionRow:
 
     ended = run.move(row, State.COMMITTED, roles={one.id: Role.LEAVING for one in old}, also=settle)
     run.sweeper.sweep(tuple(one.id for one in old))
+    tidy_snapshots(context, row.service)
     if wanted is Wanted.REMOVED:
         run.sweeper.forget(row.service)
     return ended

@@ -66,6 +66,11 @@ class Layout:
         return self.state / "trees"
 
     @property
+    def volumes(self) -> Path:
+        """Data of services: volumes and their snapshots."""
+        return self.state / "volumes"
+
+    @property
     def bundles(self) -> Path:
         """OCI bundles by instance."""
         return self.state / "bundles"

@@ -41,4 +41,18 @@ CREATE TABLE events (
   number INTEGER PRIMARY KEY, at INTEGER NOT NULL, service TEXT NOT NULL, body BLOB NOT NULL, chain TEXT NOT NULL);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_DATA = """
+CREATE TABLE volumes (
+  service TEXT NOT NULL, replica INTEGER NOT NULL, name TEXT NOT NULL, epoch INTEGER NOT NULL,
+  counter INTEGER NOT NULL, version INTEGER NOT NULL, made_at INTEGER NOT NULL, damaged TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (service, replica, name)) WITHOUT ROWID;
+CREATE TABLE snapshots (
+  service TEXT NOT NULL, replica INTEGER NOT NULL, volume TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+  txn INTEGER NOT NULL, epoch INTEGER NOT NULL, counter INTEGER NOT NULL, version INTEGER NOT NULL,
+  taken_at INTEGER NOT NULL, until INTEGER NOT NULL DEFAULT 0, whole INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (service, replica, volume, name)) WITHOUT ROWID;
+ALTER TABLE transactions ADD COLUMN data TEXT NOT NULL DEFAULT '';
+ALTER TABLE transactions ADD COLUMN snapshot TEXT NOT NULL DEFAULT '';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA)

@@ -14,7 +14,7 @@ from nebh.model.work import InstanceRow, Role, ServiceRow, TransactionRow, Wante
 KEPT_EFFECTS = 5_000
 _TRANSACTION = (
     "id, service, kind, state, epoch, from_counter, to_counter, replicas, nonce, phase, cutover, attempt, created_at,"
-    " changed_at, reason, rule, phases"
+    " changed_at, reason, rule, phases, data, snapshot"
 )
 _INSTANCE = "id, service, epoch, counter, replica, attempt, address, slot, role, txn, created_at, restarts, last_exit"
 _SERVICE = "service, uid_index, epoch, counter, replicas, wanted, assignment"
@@ -104,7 +104,8 @@ class Work:
         """Journal a new transaction (its id is given here)."""
         number = self.database.write(
             "INSERT INTO transactions (service, kind, state, epoch, from_counter, to_counter, replicas, nonce, phase,"
-            " attempt, created_at, changed_at, reason, rule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " attempt, created_at, changed_at, reason, rule, data, snapshot)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.service,
             row.kind,
             row.state.value,
@@ -119,6 +120,8 @@ class Work:
             row.changed_at,
             row.reason,
             row.rule,
+            row.data,
+            row.snapshot,
         )
         return self.transaction(number)
 
@@ -146,6 +149,11 @@ class Work:
     def set_phase(self, number: int, phase: str) -> None:
         """Let a prepared transaction go on (`run`)."""
         self.database.write("UPDATE transactions SET phase = ? WHERE id = ?", phase, number)
+
+    def set_data(self, number: int, choice: str) -> TransactionRow:
+        """Note what going back does with the data; return the row as it is now."""
+        self.database.write("UPDATE transactions SET data = ? WHERE id = ?", choice, number)
+        return self.transaction(number)
 
     def adopt(self, number: int, *, nonce: str, phase: str) -> None:
         """Let a later command take over a prepared transaction."""

@@ -34,8 +34,9 @@ class ServiceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TransactionRow:
-    """A transaction. kind: deploy, restart, scale, stop, remove. phases: ms by phase name. cutover: the point of no
-    return was passed. attempt: how often it was begun for the same nonce."""
+    """A transaction. kind: deploy, restore, restart, scale, stop, remove. phases: ms by phase name. cutover: the point
+    of no return was passed. attempt: how often it was begun for the same nonce. data: what going back does with the
+    data, "" = not decided yet; snapshot: the one that a restore brings back."""
 
     id: int
     service: str
@@ -54,6 +55,8 @@ class TransactionRow:
     reason: str = ""
     rule: str = ""
     phases: dict[str, int] = field(default_factory=dict)
+    data: str = ""
+    snapshot: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Containers that exist in this object only (contract: base.ContainerDriver), and do as they are told.
 
-The "program" is read from the config's arguments: `/bin/sh -c TEXT`, where TEXT is made of `echo WORDS`, `exit N` and
-`sleep N` (runs until killed), joined by `;`. Anything else runs until killed; `/missing...` cannot be created.
+The "program" is read from the config's arguments: `/bin/sh -c TEXT`, where TEXT is made of `echo WORDS`, `exit N`,
+`append PATH WORDS` (a line to a file in a volume) and `sleep N` (runs until killed), joined by `;`. Anything else runs until killed; `/missing...` cannot be created.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal as signals
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.logs import LogLine, LogPage
@@ -188,12 +189,21 @@ class FakeContainers:
             word, _, rest = part.strip().partition(" ")
             if word == "echo":
                 self.say(instance, rest)
+            elif word == "append":
+                self._append(instance, rest)
             elif word == "exit":
                 self.exit(instance, int(rest))
                 return
             elif word == "sleep":
                 return
         self.exit(instance, 0)
+
+    def _append(self, instance: str, text: str) -> None:
+        path, _, line = text.partition(" ")
+        for mount in json.loads(self._containers[instance].plan.config)["mounts"]:
+            if path.startswith(mount["destination"] + "/") and "rw" in mount["options"]:
+                with Path(mount["source"], path.removeprefix(mount["destination"] + "/")).open("a") as file:
+                    file.write(line + "\n")
 
     def _ring(self, one: _Container) -> None:
         one.conmon_alive = False

@@ -121,6 +121,10 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
         {"destination": f"/etc/{name}", "type": "bind", "source": path, "options": ["bind", "ro", *bare]}
         for name, path in sorted(facts.etc_files.items())
     ]
+    # files keep the ids that they have inside: a volume can move to a node whose range for this service is another
+    for path, source, read_only in sorted(facts.volumes):
+        options = ["bind", "idmap", "ro" if read_only else "rw", *bare]
+        mounts.append({"destination": path, "type": "bind", "source": source, "options": options})
     return mounts
 
 

@@ -1,0 +1,316 @@
+"""A service's data within a transaction: one writer at a time, a snapshot before the new release may write, and the way
+back.
+
+The order of things keeps the triple whole: the old instances have ended before a snapshot is taken, all snapshots are
+whole before the journal says that the new release may write, and the journal says so before anything of it starts. So
+whoever finds the journal knows what the data is: of the old release until then, of the new one after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from nebh.executor.context import Context
+from nebh.executor.effects import effect
+from nebh.model.errors import Failed, Refused
+from nebh.model.event import Severity
+from nebh.model.instance import Status
+from nebh.model.policy import Policy
+from nebh.model.release import Release
+from nebh.model.stored import VolumePlan, stored_name
+from nebh.model.volume import SnapshotKind, SnapshotRow, VolumeClass, VolumeRow
+from nebh.model.work import InstanceRow, TransactionRow
+from nebh.planning import data, local
+
+RULE: Final = "data"
+SAME_DATA: Final = frozenset({"restart", "scale", *local.ENDING})
+"""Kinds of transactions that leave the release, and so the data, as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owned:
+    """One volume of one allocation. row: None while it is not journalled."""
+
+    replica: int
+    part: data.Mounted
+    stored: str
+    row: VolumeRow | None
+
+
+def owned(context: Context, policy: Policy, release: Release, *, replicas: int) -> tuple[Owned, ...]:
+    """Return the volumes that outlive instances, of every allocation."""
+    known = {(one.replica, one.name): one for one in context.volumes.volumes(release.service)}
+    return tuple(
+        Owned(
+            replica=replica,
+            part=part,
+            stored=stored_name(service=release.service, volume=part.bound.name, replica=replica),
+            row=known.get((replica, part.bound.name)),
+        )
+        for replica in range(replicas)
+        for part in data.mounted(policy, release)
+        if part.bound.kind is not VolumeClass.TEMP
+    )
+
+
+def _of(context: Context, row: TransactionRow) -> tuple[Owned, ...]:
+    """Return the volumes that a transaction's release writes alone."""
+    release = context.accepted.release(row.service, row.epoch, row.to_counter)
+    if release is None or row.kind in local.ENDING:
+        return ()
+    policy = context.policy(row.service) if context.brings_policy(row) else context.effective(row.service)
+    return tuple(one for one in owned(context, policy, release, replicas=row.replicas) if one.part.exclusive)
+
+
+def stands_alone(context: Context, row: TransactionRow) -> bool:
+    """Tell whether the old side must have ended before the new one starts, because one of the two owns data."""
+    return bool(_of(context, row)) or bool(context.volumes.volumes(row.service))
+
+
+def yields(context: Context, row: TransactionRow) -> bool:
+    """Tell whether a transaction ends the old instances before the new ones start."""
+    release = context.accepted.release(row.service, row.epoch, row.to_counter)
+    return (release is not None and not release.update.overlap) or stands_alone(context, row)
+
+
+def make_volumes(context: Context, row: TransactionRow, release: Release) -> None:
+    """PREPARING: have every volume there, and refuse a release that cannot run on the data as it is. Raises Refused,
+    Failed."""
+    policy = context.policy(row.service) if context.brings_policy(row) else context.effective(row.service)
+    strange = data.unknown_volumes(policy, release)
+    if strange:
+        raise Refused(
+            f"cannot accept release {row.to_counter} of {row.service}: its policy knows no volume {', '.join(strange)}",
+            rule=RULE,
+            hint="deploy with an operator's key, so that the policy is signed with it",
+        )
+    found = owned(context, policy, release, replicas=row.replicas)
+    if row.kind != "restore":
+        for one in found:
+            fit = data.may_read(release, one.row.version if one.row is not None and one.part.snapshotted else 0)
+            if not fit.ok:
+                raise Refused(
+                    f"cannot run release {row.to_counter} of {row.service}: {fit.reason}", rule=RULE, hint=fit.hint
+                )
+    for one in found:
+        _make(context, row, release, one)
+
+
+def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -> None:
+    context.volumes.add_volume(
+        VolumeRow(
+            service=row.service,
+            replica=one.replica,
+            name=one.part.bound.name,
+            epoch=row.epoch,
+            counter=0,
+            version=0,
+            made_at=context.clock.now_ms(),
+        )
+    )
+    owner = one.part.mount.user or release.user
+    with effect(context, row.id, "prepare.volumes"):
+        context.drivers.volumes.make(VolumePlan(name=one.stored, quota=one.part.bound.size, uid=owner, gid=owner))
+
+
+def begin_writing(context: Context, row: TransactionRow, release: Release) -> None:
+    """STARTING, the old instances have ended: keep the data as it is, bring back what is to be restored, and journal
+    that the new release may write. Raises Failed."""
+    volumes = _of(context, row)
+    if not volumes:
+        return
+    for other in context.work.instances(row.service):
+        if other.txn != row.id and context.drivers.containers.observe(other.id).status is Status.RUNNING:
+            raise Failed(f"cannot give the data of {row.service} to release {row.to_counter}: {other.id} still runs")
+    if row.kind not in SAME_DATA:
+        _keep(context, row, volumes)
+    if row.kind == "restore":
+        _bring_back(context, row, volumes)
+    with context.database.atomically():
+        for one in volumes:
+            if one.row is not None and not one.part.mount.read_only:
+                context.volumes.note_writer(
+                    one.row, epoch=row.epoch, counter=row.to_counter, version=release.data.writes
+                )
+
+
+def _keep(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
+    """Take this transaction's snapshots of what somebody has written."""
+    for one in volumes:
+        if one.row is None or not one.part.snapshotted or not one.row.counter:
+            continue  # nobody has written
+        if row.kind != "restore" and (one.row.epoch, one.row.counter) == (row.epoch, row.to_counter):
+            continue  # it is this release's already
+        kept = SnapshotRow(
+            service=row.service,
+            replica=one.replica,
+            volume=one.row.name,
+            name=kept_name(row),
+            kind=SnapshotKind.RELEASE,
+            txn=row.id,
+            epoch=one.row.epoch,
+            counter=one.row.counter,
+            version=one.row.version,
+            taken_at=context.clock.now_ms(),
+        )
+        context.volumes.begin_snapshot(kept)
+        with effect(context, row.id, "data.snapshot"):
+            context.drivers.volumes.snapshot(one.stored, kept.name)
+        context.volumes.note_whole(kept)
+
+
+def kept_name(row: TransactionRow) -> str:
+    """Return the name of the snapshots that a transaction takes before its release may write."""
+    return f"t{row.id}"
+
+
+def discarded_name(row: TransactionRow, *, back: bool) -> str:
+    """Return the name under which a transaction puts away what it replaces. back: on its way back."""
+    return f"{'b' if back else 'd'}{row.id}"
+
+
+def _bring_back(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
+    """A restore: the data as its release last had it; what there was is kept under a name of its own."""
+    for one in volumes:
+        if one.row is None or one.part.bound.kind is not VolumeClass.STATE:
+            continue
+        wished = _named(context, one, row.snapshot)
+        if wished is None:
+            continue  # it did not exist then
+        _discard(context, row, one, back=False)
+        with effect(context, row.id, "data.restore"):
+            context.drivers.volumes.restore(one.stored, wished.name, keep_as=discarded_name(row, back=False))
+
+
+def _named(context: Context, one: Owned, name: str) -> SnapshotRow | None:
+    if one.row is None:
+        return None
+    for kept in context.volumes.snapshots(one.row.service):
+        if (kept.replica, kept.volume, kept.name) == (one.replica, one.row.name, name) and kept.whole:
+            return kept
+    return None
+
+
+def _discard(context: Context, row: TransactionRow, one: Owned, *, back: bool) -> None:
+    """Journal what a restore is about to put away."""
+    if one.row is None:
+        return
+    release = context.accepted.release(row.service, row.epoch, row.to_counter)
+    now = context.clock.now_ms()
+    put_away = SnapshotRow(
+        service=row.service,
+        replica=one.replica,
+        volume=one.row.name,
+        name=discarded_name(row, back=back),
+        kind=SnapshotKind.DISCARDED,
+        txn=row.id,
+        epoch=one.row.epoch,
+        counter=one.row.counter,
+        version=one.row.version,
+        taken_at=now,
+        until=now + (release.data.keep_discarded if release is not None else 0),
+    )
+    context.volumes.begin_snapshot(put_away)
+    context.volumes.note_whole(put_away)  # the driver's restore keeps it, or nothing is replaced
+
+
+# going back
+
+
+def decide_back(context: Context, row: TransactionRow) -> data.DataChoice:
+    """Return what going back does with the data: what was journalled, else what the policy says."""
+    if row.data:
+        return data.DataChoice(row.data)
+    volumes = _of(context, row)
+    if not volumes or row.kind in SAME_DATA:
+        return data.DataChoice.NONE
+    old = context.accepted.release(row.service, row.epoch, row.from_counter) if row.from_counter else None
+    versions = {one.row.version for one in volumes if one.row is not None and one.part.snapshotted}
+    staying = {one.row.version for one in volumes if one.row is not None and one.part.stays}
+    wish = context.effective(row.service).on_failure_data
+    return data.choose_on_failure(wish, old=old, versions=versions, staying=staying, cutover=row.cutover)
+
+
+def end_writing(
+    context: Context, row: TransactionRow, *, choice: data.DataChoice, new: tuple[InstanceRow, ...]
+) -> None:
+    """ROLLING_BACK, the new instances have ended: the data becomes what the old release is to find. May be repeated."""
+    if choice is not data.DataChoice.RESTORE:
+        return
+    for instance in new:
+        if context.drivers.containers.observe(instance.id).status is Status.RUNNING:
+            raise Failed(f"cannot bring the data of {row.service} back: {instance.id} still runs")
+    kept = {(one.replica, one.volume): one for one in context.volumes.snapshots(row.service, txn=row.id) if one.whole}
+    for one in _of(context, row):
+        if one.row is None:
+            continue
+        if row.kind != "restore" and (one.row.epoch, one.row.counter) != (row.epoch, row.to_counter):
+            continue  # the new release was never let at it
+        before = kept.get((one.replica, one.row.name))
+        if before is None or before.kind is not SnapshotKind.RELEASE:
+            continue
+        if row.cutover and one.part.bound.kind is not VolumeClass.STATE:
+            continue  # shared state stays once clients have written
+        if row.cutover:
+            _discard(context, row, one, back=True)
+        with effect(context, row.id, "data.restore"):
+            context.drivers.volumes.restore(one.stored, before.name, keep_as=discarded_name(row, back=True))
+        context.volumes.note_writer(one.row, epoch=before.epoch, counter=before.counter, version=before.version)
+
+
+def say_back(context: Context, row: TransactionRow) -> None:
+    """Tell people what became of the data."""
+    choice = data.DataChoice(row.data)
+    said = {
+        data.DataChoice.RESTORE: "the data is as it was before the update",
+        data.DataChoice.KEEP: "the data of the failed release is kept",
+    }.get(choice)
+    if said is None or not row.cutover:
+        return
+    context.event(
+        "data.restored" if choice is data.DataChoice.RESTORE else "data.kept",
+        f"{row.service}: {said}",
+        severity=Severity.WARNING,
+        service=row.service,
+        hint=f"`nebh volume undo {row.service}` brings back what was put away"
+        if choice is data.DataChoice.RESTORE
+        else "",
+        facts={"transaction": str(row.id)},
+    )
+
+
+# afterwards
+
+
+def tidy_snapshots(context: Context, service: str) -> None:
+    """Drop the snapshots that no rule keeps; those of an open transaction stay. May be repeated at any time."""
+    current = context.work.open_transaction(service)
+    if current is not None:
+        return
+    known = context.work.service(service)
+    release = context.accepted.release(service, known.epoch, known.counter) if known is not None else None
+    if release is None:
+        return
+    rows = context.volumes.snapshots(service)
+    for one in {(row.replica, row.volume) for row in rows}:
+        of_volume = [row for row in rows if (row.replica, row.volume) == one]
+        spent = data.droppable(of_volume, keep=release.data.snapshots, now=context.clock.now_ms(), needed=frozenset())
+        useless = tuple(row for row in of_volume if not row.whole)
+        for row in (*useless, *spent):
+            stored = stored_name(service=service, volume=row.volume, replica=row.replica)
+            with effect(context, 0, "data.drop"):
+                context.drivers.volumes.delete_snapshot(stored, row.name)
+            context.volumes.forget_snapshot(row)
+
+
+def drop_unused(context: Context, row: TransactionRow) -> None:
+    """After a way back before the cut-over: its snapshots are what the data is anyway."""
+    if row.cutover:
+        return
+    for one in context.volumes.snapshots(row.service, txn=row.id):
+        stored = stored_name(service=row.service, volume=one.volume, replica=one.replica)
+        for name in (one.name, discarded_name(row, back=True)):
+            with effect(context, 0, "data.drop"):
+                context.drivers.volumes.delete_snapshot(stored, name)
+        context.volumes.forget_snapshot(one)
