@@ -190,10 +190,10 @@ class Cloud:
             one for one in self.node_status()["instances"] if one["service"] == service and one["role"] == "serving"
         ]
 
-    def get(self, path: str = "/", *, host: str, timeout: float = 5.0) -> tuple[int, str]:
-        """GET through the ingress; return (status, body); status 0 = no answer."""
+    def get(self, path: str = "/", *, host: str, timeout: float = 5.0, method: str = "GET") -> tuple[int, str]:
+        """Ask through the ingress; return (status, body); status 0 = no answer."""
         url = f"http://127.0.0.1:{self.http_port}{path}"
-        argv = ("curl", "-s", "-m", str(timeout), "-w", "\n%{http_code}", "-H", f"Host: {host}", url)
+        argv = ("curl", "-s", "-X", method, "-m", str(timeout), "-w", "\n%{http_code}", "-H", f"Host: {host}", url)
         done = run(Command(argv=self.inside(*argv), accept=tuple(range(256))))
         body, _, status = done.text.rpartition("\n")
         return int(status or 0), body
