@@ -222,7 +222,7 @@ class Bench:
             replicas=replicas,
             phase=phase,
         )
-        with self.executor.intake._lock:
+        with self.executor.intake.lock:
             self.executor.intake._act(wish)
         return nonce
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nebh.model.errors import Failed
+from nebh.model.errors import Failed, NotFound
 from nebh.model.service import Check, CheckKind, Update
-from nebh.model.statement import Outcome
+from nebh.model.statement import Action, Order, Outcome, Phase
 from nebh.model.transaction import State
 from nebh.model.volume import (
     DataRules,
@@ -233,8 +233,6 @@ def test_old_snapshots_go_by_rule(bench):
 
 
 def test_a_restart_of_the_same_release_takes_no_snapshot(bench):
-    from nebh.model.statement import Phase
-
     deploy(bench, 1)
     bench.assign(1, phase=Phase.RESTART)
     bench.settle()
@@ -249,3 +247,67 @@ def test_a_failed_first_release_leaves_nobodys_data_to_the_next(bench):
     assert [one.state for one in bench.work.history("web")] == [State.ROLLED_BACK]
     deploy(bench, 2)
     assert rows(bench)[-1] == "2"
+
+
+def restore(bench, counter: int, *, snapshot: str = "") -> str:
+    """What the node does with an operator's order whose signature is fine."""
+    bench.nonces += 1
+    wish = Order(
+        cluster_id="c" * 32,
+        nodes=("d" * 64,),
+        service="web",
+        action=Action.RESTORE,
+        nonce=f"{bench.nonces:032x}",
+        signed_at=1,
+        not_after=2**40,
+        counter=counter,
+        snapshot=snapshot,
+    )
+    with bench.executor.intake.lock:
+        bench.executor.intake.orders.carry_out(wish)
+    return wish.nonce
+
+
+def test_an_operator_has_release_and_data_restored_and_undone(bench):
+    deploy(bench, 1)
+    deploy(bench, 2, data=DataRules(reads=(1, 2), writes=2))
+    nonce = restore(bench, 1)
+    bench.settle()
+    assert bench.outcome(nonce) is Outcome.COMMITTED
+    assert (rows(bench), bench.counters()) == (["1", "1"], [1])
+    assert rows(bench, "shared") == ["1", "2", "1"]
+    assert bench.context.volumes.volume("web", 0, "data").version == 1
+    (aside,) = [one for one in bench.context.volumes.snapshots("web") if one.kind is SnapshotKind.DISCARDED]
+    assert (aside.counter, aside.version) == (2, 2)
+    nonce = restore(bench, 0, snapshot=aside.name)
+    bench.settle()
+    assert bench.outcome(nonce) is Outcome.COMMITTED
+    assert (rows(bench), bench.counters()) == (["1", "2", "2"], [2])
+
+
+def test_a_restore_whose_release_does_not_start_leaves_everything_as_it_was(bench):
+    deploy(bench, 1)
+    deploy(bench, 2)
+    bench.containers.fail_next("start", Failed("cannot start"))
+    nonce = restore(bench, 1)
+    bench.settle()
+    assert bench.outcome(nonce) is Outcome.ROLLED_BACK
+    assert (rows(bench), bench.counters()) == (["1", "2", "2"], [2])
+
+
+def test_an_operator_ends_a_held_release_with_the_data_restored(bench):
+    deploy(bench, 1)
+    fail(bench, 2, until="transaction.held", data=DataRules(reads=(1, 2), writes=2))
+    nonce = restore(bench, 0)
+    bench.settle()
+    assert bench.outcome(nonce) is Outcome.COMMITTED
+    assert (rows(bench), bench.counters()) == (["1", "1"], [1])
+
+
+def test_what_no_snapshot_holds_cannot_be_restored(bench):
+    deploy(bench, 1)
+    deploy(bench, 2)
+    with pytest.raises(NotFound) as caught:
+        restore(bench, 7)
+    assert "there is no snapshot of release 7" in caught.value.message
+    assert "t2 (release 1)" in caught.value.hint

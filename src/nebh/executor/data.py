@@ -241,14 +241,18 @@ def end_writing(
     for instance in new:
         if context.drivers.containers.observe(instance.id).status is Status.RUNNING:
             raise Failed(f"cannot bring the data of {row.service} back: {instance.id} still runs")
-    kept = {(one.replica, one.volume): one for one in context.volumes.snapshots(row.service, txn=row.id) if one.whole}
+    kept = {
+        (one.replica, one.volume): one
+        for one in context.volumes.snapshots(row.service, txn=row.id)
+        if one.whole and one.kind is SnapshotKind.RELEASE
+    }
     for one in _of(context, row):
         if one.row is None:
             continue
         if row.kind != "restore" and (one.row.epoch, one.row.counter) != (row.epoch, row.to_counter):
             continue  # the new release was never let at it
         before = kept.get((one.replica, one.row.name))
-        if before is None or before.kind is not SnapshotKind.RELEASE:
+        if before is None:
             continue
         if row.cutover and one.part.bound.kind is not VolumeClass.STATE:
             continue  # shared state stays once clients have written

@@ -80,7 +80,7 @@ class Door:
         if kind == "assignment":
             self._intake.assignment(body)
         elif kind == "order":
-            self._intake.order(body)
+            self._intake.orders.order(body)
         elif kind == "hint":
             self._intake.hint()
         else:

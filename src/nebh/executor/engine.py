@@ -281,6 +281,7 @@ class Engine:
                     attempt=row.attempt + 1,
                     created_at=now,
                     changed_at=now,
+                    snapshot=row.snapshot,
                 )
             )
         )

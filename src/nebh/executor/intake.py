@@ -13,20 +13,17 @@ from dataclasses import replace
 from typing import TypeVar
 
 from nebh.executor.context import Context
-from nebh.executor.data import RULE as DATA_RULE
-from nebh.executor.data import decide_back
 from nebh.executor.engine import Engine
+from nebh.executor.orders import Orders, held_by_data, peek, refuse
 from nebh.executor.trust import Trust
 from nebh.host import marks
-from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
+from nebh.model.errors import Conflict, NebhError, NotFound, Refused
 from nebh.model.event import Severity
 from nebh.model.policy import ServiceState
-from nebh.model.statement import Action, Assignment, Order, Outcome, Phase
+from nebh.model.statement import Assignment, Order, Outcome, Phase
 from nebh.model.transaction import State
 from nebh.model.work import Role, TransactionRow, Wanted
-from nebh.planning import accept, local
-from nebh.planning.accept_order import OrderFacts
-from nebh.planning.data import DataChoice
+from nebh.planning import local
 from nebh.signing.statements import peek_statement
 
 T = TypeVar("T")
@@ -44,21 +41,22 @@ class Intake:
         self._context = context
         self._engine = engine
         self._trust = trust
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._waiting: dict[int, Callable[[], None]] = {}
         self._hinting = threading.Lock()
         self.refreshed: Callable[[], None] = lambda: None
+        self.orders = Orders(context, engine=engine, trust=trust, desk=self)
         engine.on_end = self._after
 
     # assignments
 
     def assignment(self, envelope: bytes) -> None:
         """Take a controller's choice. Raises BadInput, Refused; a refusal is also receipted."""
-        wish = self._peek(envelope, "assignment", Assignment)
+        wish = peek(self._context, envelope, "assignment", Assignment)
         with self._refusing(wish, envelope):
             self._check(envelope, wish)
         marks.mark("intake.checked")
-        with self._lock:
+        with self.lock:
             # again: the same bytes may have come twice at once
             with self._refusing(wish, envelope):
                 self._check_number(wish)
@@ -86,7 +84,7 @@ class Intake:
         reason = _newer(wish)
         if not self._engine.turn_back(current, reason, also=lambda: self._keep(wish, envelope)):
             return False
-        self._waiting[current.id] = lambda: self._begin(wish)
+        self.after(current, lambda: self._begin(wish))
         return True
 
     def _check(self, envelope: bytes, wish: Assignment) -> None:
@@ -132,20 +130,6 @@ class Intake:
                 hint="is a clock wrong? a hacked controller would do this too: replace its key",
             )
 
-    def _peek(self, envelope: bytes, kind: str, cls: type[T]) -> T:
-        """Return what is inside; whatever has another shape than it must is an event. Raises BadInput."""
-        try:
-            return peek_statement(envelope, kind, cls)
-        except BadInput as error:
-            self._context.event(
-                f"{kind}.refused",
-                f"what the agent handed in is no {kind}: {error}",
-                severity=Severity.ALARM,
-                hint="controller and node of different versions, or somebody tries things",
-                facts={"rule": "schema"},
-            )
-            raise
-
     @contextlib.contextmanager
     def _refusing(self, wish: Assignment, envelope: bytes) -> Iterator[None]:
         try:
@@ -153,35 +137,8 @@ class Intake:
         except Refused as error:
             kept = self._context.work.service(wish.service)
             again = kept is not None and kept.assignment == base64.b64encode(envelope).decode()
-            self._refuse(wish, error, again=again)
+            refuse(self._context, wish, error, again=again)
             raise
-
-    def _refuse(self, wish: Assignment | Order, error: Refused, *, again: bool = False) -> None:
-        """Tell of a refusal. again: this very statement was taken before (an agent that heard no answer in time offers
-        it once more), so what came of it is receipted, and a second verdict would belie the first."""
-        if isinstance(wish, Order):
-            kind, what, counter = "order", f"an order to {wish.action.value}", 0
-        else:
-            kind, what, counter = "assignment", f"an assignment to release {wish.counter}", wish.counter
-        self._context.event(
-            f"{kind}.refused",
-            f"{wish.service}: {what} was refused: {error}",
-            severity=Severity.WARNING if again else Severity.ALARM,
-            service=wish.service,
-            hint=error.hint,
-            facts={"rule": error.rule, "nonce": wish.nonce},
-        )
-        if again:
-            return
-        self._context.receipt(
-            Outcome.REFUSED,
-            nonce=wish.nonce,
-            service=wish.service,
-            counter=counter,
-            rule=error.rule,
-            detail=error.message,
-            hint=error.hint,
-        )
 
     def _act(self, wish: Assignment) -> None:
         current = self._context.work.open_transaction(wish.service)
@@ -191,11 +148,11 @@ class Intake:
             self._context.work.adopt(current.id, nonce=wish.nonce, phase="run")
             self._engine.submit(self._context.work.transaction(current.id))
         elif current.state in _BEFORE_CUTOVER or wish.counter == current.from_counter:
-            error = self._held_by_data(current)
+            error = held_by_data(self._context, current)
             if error is not None:
-                self._refuse(wish, error)
+                refuse(self._context, wish, error)
                 return
-            self._waiting[current.id] = lambda: self._begin(wish)
+            self.after(current, lambda: self._begin(wish))
             self._engine.cancel(current, _newer(wish))
         else:
             error = Refused(
@@ -203,19 +160,7 @@ class Intake:
                 rule="busy",
                 hint=f"wait for it, or `nebh abort {wish.service}`",
             )
-            self._refuse(wish, error)
-
-    def _held_by_data(self, current: TransactionRow) -> Refused | None:
-        """Whoever has no say over the data cannot send a release back whose data the old one may not have."""
-        if decide_back(self._context, current) is not DataChoice.HOLD:
-            return None
-        return Refused(
-            f"cannot send {current.service} back from release {current.to_counter}: release {current.from_counter} may not"
-            " run on the data as it is now",
-            rule=DATA_RULE,
-            hint=f"`nebh rollback {current.service} --data restore` goes back with the data from before the update;"
-            f" `nebh resume {current.service}` keeps release {current.to_counter}",
-        )
+            refuse(self._context, wish, error)
 
     def _continues(self, current: TransactionRow, wish: Assignment) -> bool:
         same = (current.epoch, current.to_counter) == (wish.epoch, wish.counter)
@@ -268,11 +213,20 @@ class Intake:
             rule="assignment.withdraw",
             hint=f"`nebh stop {wish.service}` signs a policy that stops it",
         )
-        self._refuse(wish, error)
+        refuse(self._context, wish, error)
         raise error
 
     def begin(
-        self, *, service: str, kind: str, epoch: int, counter: int, replicas: int, nonce: str, phase: str = "run"
+        self,
+        *,
+        service: str,
+        kind: str,
+        epoch: int,
+        counter: int,
+        replicas: int,
+        nonce: str,
+        phase: str = "run",
+        snapshot: str = "",
     ) -> TransactionRow:
         """Journal a transaction and let it run. Raises Conflict when one is open."""
         if self._context.work.open_transaction(service) is not None:
@@ -295,14 +249,19 @@ class Intake:
                 attempt=1,
                 created_at=now,
                 changed_at=now,
+                snapshot=snapshot,
             )
         )
         self._engine.submit(row)
         return row
 
+    def after(self, row: TransactionRow, act: Callable[[], None]) -> None:
+        """Have something done once an open transaction has ended."""
+        self._waiting[row.id] = act
+
     def _after(self, row: TransactionRow) -> None:
         """A transaction has ended: do what waited for it."""
-        with self._lock:
+        with self.lock:
             waiting = self._waiting.pop(row.id, None)
             if waiting is not None:
                 with contextlib.suppress(Refused):  # it is receipted
@@ -310,106 +269,18 @@ class Intake:
 
     def recover(self) -> None:
         """After a start: carry out what was accepted and then lost by a crash before anything came of it."""
-        with self._lock:
+        with self.lock:
             for service in self._context.work.services():
                 order = self._context.accepted.meta(f"order/{service.service}")
                 if order:
                     wish = peek_statement(base64.b64decode(order), "order", Order)
                     if not self._context.work.knows(wish.nonce):
-                        self._carry_out(wish)
+                        self.orders.carry_out(wish)
                 if service.assignment:
                     choice = peek_statement(base64.b64decode(service.assignment), "assignment", Assignment)
                     if not self._context.work.knows(choice.nonce):
                         with contextlib.suppress(Refused):  # it is receipted
                             self._act(choice)
-
-    # orders
-
-    def order(self, envelope: bytes) -> None:
-        """Carry out an operator's order. Raises BadInput, Refused."""
-        wish = self._peek(envelope, "order", Order)
-        try:
-            signer, fresh = self._order_signer(envelope)
-            facts = OrderFacts(
-                order=wish,
-                signer=signer,
-                operator_keys=tuple(self._context.accepted.meta("operator_keys").split()),
-                accepted=self._context.accepted.state(),
-                fresh=fresh,
-                now=self._context.clock.now_ms() // 1000,
-            )
-            verdict = accept.accept_order(facts)
-            if not verdict.ok:
-                raise Refused(verdict.reason, rule=verdict.rule, hint=verdict.hint)
-        except Refused as error:
-            self._refuse(wish, error, again=self._was_carried_out(wish, envelope))
-            raise
-        with self._lock:
-            if wish.nonce in self._context.accepted.state().nonces:  # the same bytes came twice at once
-                twice = Refused("the order was carried out here before", rule="order")
-                self._refuse(wish, twice, again=True)
-                raise twice
-            try:
-                with self._context.database.atomically():
-                    self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
-                    self._context.accepted.set_meta(f"order/{wish.service}", base64.b64encode(envelope).decode())
-                    self._carry_out(wish)
-            except NebhError as error:
-                self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
-                self._context.receipt(
-                    Outcome.FAILED, nonce=wish.nonce, service=wish.service, detail=error.message, hint=error.hint
-                )
-                raise
-
-    def _was_carried_out(self, wish: Order, envelope: bytes) -> bool:
-        accepted = self._context.accepted
-        return accepted.meta(f"order/{wish.service}") == base64.b64encode(envelope).decode()
-
-    def _order_signer(self, envelope: bytes) -> tuple[str, bool]:
-        fresh = True
-        try:
-            self._trust.refresh()
-        except NebhError:
-            fresh = False
-        return self._trust.signer_of(envelope, "order", Order), fresh
-
-    def _carry_out(self, wish: Order) -> None:
-        current = self._context.work.open_transaction(wish.service)
-        if wish.action is Action.ABORT or wish.action is Action.RESUME:
-            if current is None:
-                raise NotFound(f"no transaction of {wish.service} is under way here")
-            if wish.action is Action.ABORT:
-                held = self._held_by_data(current)
-                if held is not None:
-                    raise held
-                self._engine.cancel(current, "an operator said abort")
-            else:
-                self._engine.resume(current)
-            self._context.receipt(Outcome.ACCEPTED, nonce=wish.nonce, service=wish.service)
-            return
-        if wish.action is not Action.REMOVE:
-            raise BadInput(f"cannot {wish.action.value} anything yet: this version of Nebh keeps no volumes")
-        service = self._context.work.service(wish.service)
-        if service is None or service.wanted is Wanted.REMOVED:
-            self._context.receipt(Outcome.REMOVED, nonce=wish.nonce, service=wish.service, detail="it is not here")
-            return
-        if current is not None:
-            self._waiting[current.id] = lambda: self._remove(wish)
-            self._engine.cancel(current, "an operator removes the service")
-            return
-        self._remove(wish)
-
-    def _remove(self, wish: Order) -> None:
-        service = self._context.work.service(wish.service)
-        if service is not None:
-            self.begin(
-                service=wish.service,
-                kind="remove",
-                epoch=service.epoch,
-                counter=service.counter,
-                replicas=0,
-                nonce=wish.nonce,
-            )
 
     # hints and policies
 
@@ -444,7 +315,7 @@ class Intake:
     def follow_policies(self) -> None:
         """Stop what its policy says is stopped, start what it says runs again."""
         for service in self._context.work.services():
-            with self._lock:
+            with self.lock:
                 self._follow_policy(service.service)
 
     def _follow_policy(self, name: str) -> None:
@@ -471,7 +342,7 @@ class Intake:
         known = self._context.work.service(service)
         if known is None or not known.counter:
             raise NotFound(f"no service {service} runs here", hint="`nebh-executor status` lists those that do")
-        with self._lock:
+        with self.lock:
             current = self._context.work.open_transaction(service)
             if current is not None and not to:
                 if not self._engine.turn_back(current, ROOT_SAID):
