@@ -46,7 +46,7 @@ def outcome(done) -> str:
     return next(iter(done["receipts"]))["outcome"]
 
 
-def test_rows_outlive_an_update_a_migration_and_a_power_cut(cloud, deploy):
+def test_rows_outlive_an_update_a_migration_and_a_power_cut(cloud, deploy, eventually):
     deploy("v1")
     assert [add(cloud) for _ in range(3)] == [1, 2, 3]
     deploy("v2", reads=(1, 2), writes=2, convert=("2",))
@@ -55,7 +55,7 @@ def test_rows_outlive_an_update_a_migration_and_a_power_cut(cloud, deploy):
     add(cloud)
     cloud.power_cut()
     cloud.up()
-    assert answers(cloud)[-1] == "5"
+    eventually(lambda: answers(cloud)[-1] == "5")
 
 
 def test_a_broken_migration_leaves_the_old_release_on_the_old_data(cloud, deploy):
@@ -64,3 +64,30 @@ def test_a_broken_migration_leaves_the_old_release_on_the_old_data(cloud, deploy
     assert outcome(done) == "rolled-back"
     assert "exited with code 7" in json.dumps(done)
     assert (table(cloud), answers(cloud)[:4]) == (before, ["v2", "v2", "2", "2"])
+
+
+def test_an_operator_goes_back_with_the_data_and_takes_that_back(cloud, deploy):
+    before = table(cloud)
+    deploy("v4", reads=(2, 4), writes=4, convert=("4",))
+    add(cloud)
+    with_v4 = table(cloud)
+    refused = cloud.nebh("rollback", "rows", "--json", accept=ANY)
+    assert refused.status != 0
+    assert "the data has version 4" in refused.stdout.decode() + refused.stderr.decode()
+    done = json.loads(cloud.nebh("rollback", "rows", "--data", "restore", "--yes", "--json", accept=ANY).stdout)
+    assert outcome(done) == "committed", json.dumps(done)
+    assert (table(cloud), answers(cloud)[:4]) == (before, ["v2", "v2", "2", "2"])
+    cloud.nebh("volume", "undo", "rows", "--yes")
+    assert (table(cloud), answers(cloud)[:4]) == (with_v4, ["v4", "v4", "4", "4"])
+    listed = json.loads(cloud.nebh("volume", "list", "rows", "--json").stdout)["volumes"]
+    assert [(one["name"], one["version"], one["counter"]) for one in listed] == [("data", 4, 4)]
+
+
+def test_a_broken_release_goes_back_as_its_policy_says(cloud, deploy):
+    before = table(cloud)
+    done = deploy("v5", reads=(4,), writes=4, broken=True, accept=ANY)
+    assert outcome(done) == "rolled-back"
+    assert (table(cloud)[: len(before)], answers(cloud)[:2]) == (before, ["v4", "v4"])
+    done = deploy("v6", reads=(4, 5), writes=5, broken=True, convert=("5",), on_failure="restore", accept=ANY)
+    assert outcome(done) == "rolled-back"
+    assert (table(cloud), answers(cloud)[:4]) == (before, ["v4", "v4", "4", "4"])

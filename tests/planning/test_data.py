@@ -9,18 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebh.model.image import ImageRef
+from nebh.model.kept import SnapshotKind, SnapshotRow
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
 from nebh.model.service import Limits, Placement, Replicas
-from nebh.model.volume import (
-    DataRules,
-    OnFailureData,
-    SnapshotKind,
-    SnapshotRow,
-    VolumeBound,
-    VolumeClass,
-    VolumeMount,
-)
+from nebh.model.volume import DataRules, OnFailureData, VolumeBound, VolumeClass, VolumeMount
 from nebh.planning.data import (
     DataChoice,
     choose_on_failure,

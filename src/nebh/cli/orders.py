@@ -24,9 +24,18 @@ _GONE = frozenset({Outcome.REMOVED, Outcome.REFUSED, Outcome.FAILED})
 
 
 def send_order(
-    session: Session, state: State, *, action: Action, service: str, nodes: tuple[NodeRecord, ...], life: int
+    session: Session,
+    state: State,
+    *,
+    action: Action,
+    service: str,
+    nodes: tuple[NodeRecord, ...],
+    life: int,
+    counter: int = 0,
+    snapshot: str = "",
 ) -> str:
-    """Sign an order for these nodes, good for `life` seconds, and hand it in; return its nonce."""
+    """Sign an order for these nodes, good for `life` seconds, and hand it in; return its nonce. counter, snapshot: what
+    a restore goes back to."""
     from nebh.signing.statements import sign_statement
 
     now = now_seconds()
@@ -38,6 +47,8 @@ def send_order(
         nonce=new_nonce(),
         signed_at=now,
         not_after=now + life,
+        counter=counter,
+        snapshot=snapshot,
     )
     session.client.order(sign_statement("order", order, session.key))
     return order.nonce
@@ -73,9 +84,9 @@ def rm(options: argparse.Namespace, out: Output) -> int:
         return INTERRUPTED
     error = failure_of(followed, what=f"removing {service}")
     if error is not None:
-        return _report(out, followed, service, error)
+        return report_on(out, followed, service, error)
     session.publish(lambda _: Wish(remove=(service,)))
-    _report(out, followed, service, None)
+    report_on(out, followed, service, None)
     if not out.json_wanted:
         out.say(f"{service} is gone: no policy and no release of it is signed any more; its data stays")
         out.say("bring it back with: nebh deploy SPEC.yaml")
@@ -97,7 +108,8 @@ def _nodes_to_clear(
     return tuple(filter(expected, active)), tuple(one for one in active if not expected(one))
 
 
-def _report(out: Output, followed: Followed, service: str, error: NebhError | None) -> int:
+def report_on(out: Output, followed: Followed, service: str, error: NebhError | None) -> int:
+    """Print the receipts; return the exit status. Raises `error` where no JSON is wanted."""
     if out.json_wanted:
         out.document(
             {
@@ -146,7 +158,7 @@ def _steer(options: argparse.Namespace, out: Output, action: Action) -> int:
         )
         error = failure_of(taken, what=f"the {action.value} of {service}")
         if error is not None or view.deployment is None or options.detach:
-            return _report(out, taken, service, error)
+            return report_on(out, taken, service, error)
         ended = follow(
             session,
             nonce=view.deployment.nonce,
@@ -158,7 +170,7 @@ def _steer(options: argparse.Namespace, out: Output, action: Action) -> int:
         )
     except KeyboardInterrupt:
         return interrupted(service, f"the {action.value} of {service}")
-    return _report(out, ended, service, _judge(ended, action, service, view.deployment))
+    return report_on(out, ended, service, _judge(ended, action, service, view.deployment))
 
 
 def _busy_nodes(view: api.ServiceView) -> frozenset[str]:

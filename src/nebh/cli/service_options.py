@@ -77,9 +77,17 @@ def _running(subparsers: Any, common: argparse.ArgumentParser) -> None:
         text="make an older release the running one",
         details="Without --to: the release that was committed before the running one; while a deployment is under way, "
         "back to the release that runs. Only releases inside the rollback window, or pinned, are accepted by nodes.",
-        examples=("nebh rollback web", "nebh rollback web --to 3"),
+        examples=("nebh rollback web", "nebh rollback web --to 3", "nebh rollback db --data restore"),
     )
     rollback.add_argument("service", metavar="SERVICE")
+    rollback.add_argument(
+        "--data",
+        choices=("keep", "restore"),
+        default="keep",
+        help="keep the data as it is now, where the older release can read it, or bring back what that release last had "
+        "(an order signed by your key; what was written since is put aside)",
+    )
+    rollback.add_argument("--yes", "-y", action="store_true", help="do not ask before data is restored")
     rollback.add_argument("--to", type=_counter, default=0, metavar="N", help="number of the release to go back to")
     _wait_options(rollback)
     stop = add_command(

@@ -67,6 +67,11 @@ def rollback(options: argparse.Namespace, out: Output) -> int:
     """Make an older release the running one, or end the open deployment by going back."""
     session = Session(options, out)
     standing = standing_of(session, options.service)
+    if options.data == "restore":
+        from nebh.cli.volumes import restore
+
+        held = standing.deploying and not options.to
+        return restore(session, options, out, counter=0 if held else options.to or _earlier(session, standing))
     counter = options.to or _earlier(session, standing)
     if counter == standing.counter and not standing.deploying:
         raise BadInput(

@@ -16,10 +16,11 @@ from nebh.executor.effects import effect
 from nebh.model.errors import Failed, Refused
 from nebh.model.event import Severity
 from nebh.model.instance import Status
+from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.stored import VolumePlan, stored_name
-from nebh.model.volume import SnapshotKind, SnapshotRow, VolumeClass, VolumeRow
+from nebh.model.volume import VolumeClass
 from nebh.model.work import InstanceRow, TransactionRow
 from nebh.planning import data, local
 
@@ -114,12 +115,13 @@ def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -
         context.drivers.volumes.make(VolumePlan(name=one.stored, quota=one.part.bound.size, uid=owner, gid=owner))
 
 
-def begin_writing(context: Context, row: TransactionRow, release: Release) -> None:
+def begin_writing(context: Context, row: TransactionRow, release: Release) -> bool:
     """STARTING, the old instances have ended: keep the data as it is, bring back what is to be restored, and journal
-    that the new release may write. Raises Failed."""
+    that the new release may write. Tell whether its migrations are to run: the release is new here, or its data is
+    older than what it writes. Raises Failed."""
     volumes = _of(context, row)
     if not volumes:
-        return
+        return False
     for other in context.work.instances(row.service):
         if other.txn != row.id and context.drivers.containers.observe(other.id).status is Status.RUNNING:
             raise Failed(f"cannot give the data of {row.service} to release {row.to_counter}: {other.id} still runs")
@@ -127,12 +129,17 @@ def begin_writing(context: Context, row: TransactionRow, release: Release) -> No
         _keep(context, row, volumes)
     if row.kind == "restore":
         _bring_back(context, row, volumes)
+        volumes = _of(context, row)
+    writes = release.data.writes
+    older = any(one.part.snapshotted and one.row is not None and one.row.version < writes for one in volumes)
+    known = context.accepted.release_row(row.service, row.epoch, row.to_counter)
+    fresh = row.kind == "deploy" and (known is None or not known.committed_at)
     with context.database.atomically():
         for one in volumes:
             if one.row is not None and not one.part.mount.read_only:
-                context.volumes.note_writer(
-                    one.row, epoch=row.epoch, counter=row.to_counter, version=release.data.writes
-                )
+                version = max(one.row.version, writes)  # who reads newer data does not make it older
+                context.volumes.note_writer(one.row, epoch=row.epoch, counter=row.to_counter, version=version)
+    return fresh or older
 
 
 def _keep(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
@@ -181,6 +188,7 @@ def _bring_back(context: Context, row: TransactionRow, volumes: tuple[Owned, ...
         _discard(context, row, one, back=False)
         with effect(context, row.id, "data.restore"):
             context.drivers.volumes.restore(one.stored, wished.name, keep_as=discarded_name(row, back=False))
+        context.volumes.note_writer(one.row, epoch=wished.epoch, counter=wished.counter, version=wished.version)
 
 
 def _named(context: Context, one: Owned, name: str) -> SnapshotRow | None:

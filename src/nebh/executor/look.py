@@ -56,6 +56,8 @@ class Look:
             "snapshot": state.sources.get("controller", (0, 0))[0],
             "running": [codec.to_plain(one) for one in self._context.running()],
             "instances": [self._instance(one) for one in self._context.work.instances()],
+            "volumes": [codec.to_plain(one) for one in self._context.volumes.volumes()],
+            "snapshots": [codec.to_plain(one) for one in self._context.volumes.snapshots()],
         }
 
     def _instance(self, row: InstanceRow) -> Plain:

@@ -14,9 +14,9 @@ from nebh.executor.engine import Engine
 from nebh.executor.trust import Trust
 from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
 from nebh.model.event import Severity
+from nebh.model.kept import SnapshotRow
 from nebh.model.statement import Action, Assignment, Order, Outcome
 from nebh.model.transaction import State
-from nebh.model.volume import SnapshotRow
 from nebh.model.work import ServiceRow, TransactionRow, Wanted
 from nebh.planning import accept
 from nebh.planning.accept_order import OrderFacts

@@ -14,7 +14,7 @@ from nebh.model.event import Severity
 from nebh.model.image import TreeManifest
 from nebh.model.policy import Policy
 from nebh.model.release import Release
-from nebh.model.statement import Assignment, Phase
+from nebh.model.statement import Action, Assignment, Order, Phase
 from nebh.model.trust import TrustedSet, Verdict
 from nebh.model.work import TransactionRow
 from nebh.planning import accept
@@ -141,8 +141,11 @@ class Trust:
         )
 
     def _assignment(self, row: TransactionRow) -> tuple[Assignment, str]:
-        """Return the signed assignment behind a transaction and its signer, or the node's own wish and ""."""
-        if row.nonce:
+        """Return the signed assignment behind a transaction and its signer, or the node's own wish and "": a restore is
+        the wish of an operator, whose order is looked at again."""
+        if row.kind == "restore":
+            self._check_order(row)
+        elif row.nonce:
             service = self._context.work.service(row.service)
             envelope = base64.b64decode(service.assignment if service is not None else "")
             found = peek_statement(envelope, "assignment", Assignment)
@@ -158,6 +161,14 @@ class Trust:
             phase=_PHASES.get(row.kind, Phase.RUN),
         )
         return wish, ""
+
+    def _check_order(self, row: TransactionRow) -> None:
+        envelope = base64.b64decode(self._context.accepted.meta(f"order/{row.service}"))
+        order = peek_statement(envelope, "order", Order)
+        if (order.nonce, order.action) != (row.nonce, Action.RESTORE):
+            raise Refused("a newer order took this one's place", rule="order.nonce")
+        if self.signer_of(envelope, "order", Order) not in self._context.accepted.meta("operator_keys").split():
+            raise Refused("the order is not signed by an operator", rule="order.signer")
 
     def signer_of(self, envelope: bytes, kind: str, cls: type[object]) -> str:
         """Return the hex key that signed an envelope, of those that may. Raises Refused N1."""

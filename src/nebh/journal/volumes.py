@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from nebh.journal.database import Database
-from nebh.model.volume import SnapshotKind, SnapshotRow, VolumeRow
+from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 
 _VOLUME: Final = "service, replica, name, epoch, counter, version, made_at, damaged"
 _SNAPSHOT: Final = "service, replica, volume, name, kind, txn, epoch, counter, version, taken_at, until, whole"

@@ -6,18 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nebh.model.kept import SnapshotKind, SnapshotRow
 from nebh.model.policy import Policy
 from nebh.model.release import Release
-from nebh.model.volume import (
-    EXCLUSIVE,
-    SNAPSHOTTED,
-    OnFailureData,
-    SnapshotKind,
-    SnapshotRow,
-    VolumeBound,
-    VolumeClass,
-    VolumeMount,
-)
+from nebh.model.volume import EXCLUSIVE, SNAPSHOTTED, OnFailureData, VolumeBound, VolumeClass, VolumeMount
 
 
 @dataclass(frozen=True, kw_only=True)

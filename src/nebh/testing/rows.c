@@ -132,7 +132,7 @@ static int serve(int port, const char *reads, const char *writes) {
         fprintf(stderr, "cannot read format %s, only %s\n", format, reads);
         return 5;
     }
-    if (strcmp(format, writes) != 0) write_format(writes);
+    if (atoi(format) < atoi(writes)) write_format(writes);
     long last = last_row();
     setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (bind(server, (void *)&here, sizeof here) != 0 || listen(server, 256) != 0) die("listen");

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nebh.model.api.deploying import Deployment
+from nebh.model.kept import SnapshotRow, VolumeRow
 from nebh.model.running import InstanceRow, Running
 
 
@@ -18,6 +19,8 @@ class NodeReport:
     running: tuple[Running, ...] = ()
     instances: tuple[InstanceRow, ...] = ()
     version: str = ""
+    volumes: tuple[VolumeRow, ...] = ()
+    snapshots: tuple[SnapshotRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

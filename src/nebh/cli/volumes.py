@@ -1,0 +1,157 @@
+"""The data of services: what there is, and orders that bring it back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from nebh.cli.orders import LATER, report_on, send_order
+from nebh.cli.output import Output, confirm
+from nebh.cli.rollout import INTERRUPTED, SLACK, interrupted
+from nebh.cli.session import Session
+from nebh.cli.show import clock
+from nebh.cli.watch import ENDS, failure_of, follow
+from nebh.model.api import NodeView
+from nebh.model.errors import BadInput, NotFound
+from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
+from nebh.model.node import NodeRecord
+from nebh.model.statement import Action
+from nebh.wire import codec
+
+
+def show_volumes(options: argparse.Namespace, out: Output) -> int:
+    """List volumes."""
+    found = list(_volumes(Session(options, out), options.service))
+    if out.json_wanted:
+        out.document({"volumes": [{"node": node.name, **_plain(one)} for node, one in found]})
+        return 0
+    heads = ("SERVICE", "REPLICA", "VOLUME", "NODE", "DATA", "WRITTEN BY", "STATE")
+    rows = [
+        (
+            one.service,
+            one.replica,
+            one.name,
+            node.name,
+            f"version {one.version}" if one.version else "-",
+            f"release {one.counter}" if one.counter else "nobody yet",
+            one.damaged or "ready",
+        )
+        for node, one in found
+    ]
+    out.table(heads, rows)
+    return 0
+
+
+def show_snapshots(options: argparse.Namespace, out: Output) -> int:
+    """List what is kept of the data."""
+    found = list(_snapshots(Session(options, out), options.service))
+    if out.json_wanted:
+        out.document({"snapshots": [{"node": node.name, **_plain(one)} for node, one in found]})
+        return 0
+    heads = ("SERVICE", "REPLICA", "VOLUME", "NODE", "NAME", "HOLDS", "TAKEN", "KEPT")
+    rows = [
+        (
+            one.service,
+            one.replica,
+            one.volume,
+            node.name,
+            one.name,
+            f"release {one.counter}, data version {one.version}",
+            clock(one.taken_at),
+            f"put aside, until {clock(one.until)}" if one.kind is SnapshotKind.DISCARDED else one.kind.value,
+        )
+        for node, one in found
+    ]
+    out.table(heads, rows)
+    return 0
+
+
+def undo(options: argparse.Namespace, out: Output) -> int:
+    """Bring back what a restore put aside."""
+    session = Session(options, out)
+    found = [
+        one
+        for _, one in _snapshots(session, options.service)
+        if (one.name == options.snapshot if options.snapshot else one.kind is SnapshotKind.DISCARDED)
+    ]
+    if not found:
+        what = f"snapshot {options.snapshot}" if options.snapshot else "data that was put aside"
+        raise NotFound(
+            f"cannot bring back data of {options.service}: there is no {what}",
+            hint=f"`nebh volume snapshots {options.service}` lists what is kept",
+        )
+    newest = max(found, key=lambda one: one.taken_at)
+    return restore(session, options, out, counter=newest.counter, snapshot=newest.name)
+
+
+def restore(session: Session, options: argparse.Namespace, out: Output, *, counter: int = 0, snapshot: str = "") -> int:
+    """Order the nodes of a service to bring data back together with its release; follow them. counter 0: the release
+    before the one that is on trial."""
+    service = options.service
+    nodes = _owners(session, service)
+    what = (
+        f"release {counter} of {service} with its data"
+        if counter
+        else f"{service} with the data from before the update"
+    )
+    if not confirm(f"Go back to {what}? What was written since is put aside.", yes=options.yes):
+        raise BadInput("nothing was changed: nobody agreed", hint="--yes agrees in scripts")
+    seen = session.client.events(wait=0).cursor
+    nonce = send_order(
+        session,
+        session.state(),
+        action=Action.RESTORE,
+        service=service,
+        nodes=nodes,
+        life=LATER,
+        counter=counter,
+        snapshot=snapshot,
+    )
+    try:
+        followed = follow(
+            session,
+            nonce=nonce,
+            service=service,
+            nodes=nodes,
+            timeout=options.timeout or SLACK,
+            ends=ENDS,
+            events_after=seen,
+        )
+    except KeyboardInterrupt:
+        interrupted(service, f"restoring the data of {service}", undo=f"nebh volume undo {service}")
+        return INTERRUPTED
+    status = report_on(out, followed, service, failure_of(followed, what=what))
+    if not out.json_wanted:
+        out.say(f"take it back with: nebh volume undo {service}")
+    return status
+
+
+def _owners(session: Session, service: str) -> tuple[NodeRecord, ...]:
+    """Return the nodes that hold data of a service. Raises NotFound."""
+    names = {node.name for node, _ in _volumes(session, service)}
+    found = tuple(one for one in session.state().trusted.nodes.nodes if one.name in names)
+    if not found:
+        raise NotFound(
+            f"cannot restore the data of {service}: no node reports a volume of it",
+            hint="`nebh volume list` shows what there is",
+        )
+    return found
+
+
+def _volumes(session: Session, service: str) -> Iterator[tuple[NodeView, VolumeRow]]:
+    for node in session.client.nodes():
+        for one in node.report.volumes if node.report is not None else ():
+            if service in ("", one.service):
+                yield node, one
+
+
+def _snapshots(session: Session, service: str) -> Iterator[tuple[NodeView, SnapshotRow]]:
+    for node in session.client.nodes():
+        for one in node.report.snapshots if node.report is not None else ():
+            if service in ("", one.service) and one.whole:
+                yield node, one
+
+
+def _plain(one: VolumeRow | SnapshotRow) -> dict[str, object]:
+    plain: dict[str, object] = codec.to_plain(one)
+    return plain
