@@ -1,0 +1,4 @@
+DELETE FROM notes;
+
+ALTER TABLE notes DROP COLUMN nobody_has_this;
+
