@@ -29,7 +29,7 @@ def deploy(cloud, disk_folder):
 def add(cloud) -> int:
     status, body = cloud.get("/row", host=HOST, method="POST")
     assert status == 200
-    return int(body)
+    return int(body.split()[0])
 
 
 def table(cloud) -> list[str]:

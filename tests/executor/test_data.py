@@ -109,6 +109,7 @@ def test_after_it_the_data_is_kept_where_the_old_release_reads_it(bench):
     assert bench.outcome(nonce) is Outcome.ROLLED_BACK
     assert (rows(bench), bench.counters()) == (["1", "2", "1"], [1])
     assert "data.kept" in "\n".join(bench.events())
+    assert bench.context.volumes.volume("web", 0, "data").counter == 1, "it is the one who writes now"
 
 
 def test_a_release_is_held_where_the_old_one_may_not_run_on_its_data(bench):

@@ -244,8 +244,6 @@ def end_writing(
     context: Context, row: TransactionRow, *, choice: data.DataChoice, new: tuple[InstanceRow, ...]
 ) -> None:
     """ROLLING_BACK, the new instances have ended: the data becomes what the old release is to find. May be repeated."""
-    if choice is not data.DataChoice.RESTORE:
-        return
     for instance in new:
         if context.drivers.containers.observe(instance.id).status is Status.RUNNING:
             raise Failed(f"cannot bring the data of {row.service} back: {instance.id} still runs")
@@ -254,21 +252,28 @@ def end_writing(
         for one in context.volumes.snapshots(row.service, txn=row.id)
         if one.whole and one.kind is SnapshotKind.RELEASE
     }
+    known = context.work.service(row.service)
     for one in _of(context, row):
         if one.row is None:
             continue
         if row.kind != "restore" and (one.row.epoch, one.row.counter) != (row.epoch, row.to_counter):
             continue  # the new release was never let at it
         before = kept.get((one.replica, one.row.name))
-        if before is None:
-            continue
-        if row.cutover and one.part.bound.kind is not VolumeClass.STATE:
-            continue  # shared state stays once clients have written
-        if row.cutover:
-            _discard(context, row, one, back=True)
-        with effect(context, row.id, "data.restore"):
-            context.drivers.volumes.restore(one.stored, before.name, keep_as=discarded_name(row, back=True))
-        context.volumes.note_writer(one.row, epoch=before.epoch, counter=before.counter, version=before.version)
+        stays = row.cutover and one.part.bound.kind is not VolumeClass.STATE  # once clients have written
+        if choice is data.DataChoice.RESTORE and before is not None and not stays:
+            _restore_back(context, row, one, before)
+        elif known is not None and row.from_counter:
+            context.volumes.note_writer(one.row, epoch=known.epoch, counter=row.from_counter, version=one.row.version)
+
+
+def _restore_back(context: Context, row: TransactionRow, one: Owned, before: SnapshotRow) -> None:
+    if one.row is None:
+        return
+    if row.cutover:
+        _discard(context, row, one, back=True)
+    with effect(context, row.id, "data.restore"):
+        context.drivers.volumes.restore(one.stored, before.name, keep_as=discarded_name(row, back=True))
+    context.volumes.note_writer(one.row, epoch=before.epoch, counter=before.counter, version=before.version)
 
 
 def say_back(context: Context, row: TransactionRow) -> None:
@@ -296,10 +301,11 @@ def say_back(context: Context, row: TransactionRow) -> None:
 
 
 def tidy_snapshots(context: Context, service: str) -> None:
-    """Drop the snapshots that no rule keeps; those of an open transaction stay. May be repeated at any time."""
-    current = context.work.open_transaction(service)
-    if current is not None:
+    """Let journal and storage tell the same of snapshots, and drop those that no rule keeps; those of an open
+    transaction stay. May be repeated at any time."""
+    if not context.volumes.volumes(service) or context.work.open_transaction(service) is not None:
         return
+    _agree(context, service)
     known = context.work.service(service)
     release = context.accepted.release(service, known.epoch, known.counter) if known is not None else None
     if release is None:
@@ -314,6 +320,20 @@ def tidy_snapshots(context: Context, service: str) -> None:
             with effect(context, 0, "data.drop"):
                 context.drivers.volumes.delete_snapshot(stored, row.name)
             context.volumes.forget_snapshot(row)
+
+
+def _agree(context: Context, service: str) -> None:
+    """A crash between the two leaves a snapshot that nobody knows, or a row without one. A volume is never touched."""
+    rows = context.volumes.snapshots(service)
+    stored = {one.name: {kept.name for kept in one.snapshots} for one in context.drivers.volumes.list()}
+    for volume in context.volumes.volumes(service):
+        name = stored_name(service=service, volume=volume.name, replica=volume.replica)
+        known = {one.name: one for one in rows if (one.replica, one.volume) == (volume.replica, volume.name)}
+        for stray in stored.get(name, set()) - set(known):
+            with effect(context, 0, "data.drop"):
+                context.drivers.volumes.delete_snapshot(name, stray)
+        for lost in set(known) - stored.get(name, set()):
+            context.volumes.forget_snapshot(known[lost])
 
 
 def drop_unused(context: Context, row: TransactionRow) -> None:

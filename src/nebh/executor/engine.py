@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from nebh.executor.back import CRASHED, rolling_back
 from nebh.executor.context import Context
+from nebh.executor.data import tidy_snapshots
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.prepare import assigned, discard, preparing
 from nebh.executor.run import Run, TurnBack
@@ -315,3 +316,5 @@ class Engine:
             self._again(row)
         if service.wanted is Wanted.REMOVED and self._context.accepted.policy(service.service) is not None:
             self._sweeper.forget_later(service.service)
+        else:
+            tidy_snapshots(self._context, service.service)

@@ -247,10 +247,14 @@ class Attacker:
     def upload_image(self, page: str) -> ImageRef:
         """Hand the controller the image of the tiny service with another page, as `nebh deploy` does."""
         write_service(self.cloud.folder / "spec", page=page)
+        return self.upload_tree(self.cloud.folder / "spec" / "web")
+
+    def upload_tree(self, tree: Path) -> ImageRef:
+        """Hand the controller an image made of a folder."""
         folder = self.cloud.folder / "cache"
         folder.mkdir(exist_ok=True)
         cache = ImageCache(folder)
-        source = ImageSource(kind=SourceKind.DIRECTORY, location=str(self.cloud.folder / "spec" / "web"))
+        source = ImageSource(kind=SourceKind.DIRECTORY, location=str(tree))
         report = import_image(source, cache=cache)
         data = encode_manifest(report.manifest)
         files = {one.sha256: one.size for one in report.manifest.entries if one.type is EntryType.FILE and one.size}

@@ -15,6 +15,7 @@ from pathlib import Path
 from nebh.journal.accepted import Accepted
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
+from nebh.journal.volumes import Volumes
 from nebh.journal.work import Work
 from nebh.model.statement import Outcome, Receipt
 from nebh.model.transaction import ENDED
@@ -42,6 +43,7 @@ class Journal:
     work: Work
     accepted: Accepted
     outbox: Outbox
+    volumes: Volumes
 
     def states(self) -> dict[str, str]:
         """Return the state of the open transaction by service."""
@@ -63,7 +65,7 @@ def open_journal(path: Path, *, alone: bool = False) -> Iterator[Journal]:
     """Read the journal. alone: no executor runs; opened as the next one would open it, which may write."""
     database = Database(path) if alone else _ReadOnly(path)
     try:
-        yield Journal(database, Work(database), Accepted(database), Outbox(database))
+        yield Journal(database, Work(database), Accepted(database), Outbox(database), Volumes(database))
     finally:
         database.close()
 

@@ -9,7 +9,7 @@ from nebh.testing.static_program import compile_static
 
 HOST = "rows.example"
 SOURCE = Path(__file__).with_name("rows.c")
-_SPEC = """name: rows
+_SPEC = """name: {name}
 image: {{dir: ./{image}}}
 argv: [/bin/rows, serve, "8080", "{readable}", "{writes}"]
 env: {{CONFIG: "{version}"}}
@@ -31,7 +31,7 @@ policy: {{on_failure_data: {on_failure}}}
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """One version of the service. broken: its check fails once it serves. convert: words of a migration hook after
+    """One version of the service, `name`, reached as `host`. broken: its check fails once it serves. convert: words of a migration hook after
     `rows convert`, such as `("2",)`."""
 
     version: str
@@ -43,6 +43,8 @@ class Rows:
     kind: str = "state"
     bake: str = "500ms"
     hook_timeout: str = "10s"
+    name: str = "rows"
+    host: str = HOST
 
 
 def write_rows(folder: Path, wish: Rows) -> Path:
@@ -69,7 +71,8 @@ def write_rows(folder: Path, wish: Rows) -> Path:
             reads=", ".join(map(str, wish.reads)),
             readable=",".join(map(str, wish.reads)),
             writes=wish.writes,
-            host=HOST,
+            name=wish.name,
+            host=wish.host,
             kind=wish.kind,
             bake=wish.bake,
             checks=checks,

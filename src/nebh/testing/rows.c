@@ -3,7 +3,7 @@
    rows serve PORT READS WRITES   serve /data; READS: formats it can read, such as "1,2"; WRITES: the one it leaves
    rows convert TO [STATUS [SECONDS]]   write a row, wait, then bring /data to format TO and exit with STATUS
 
-   POST /row        the next row: its number
+   POST /row        the next row: NUMBER RELEASE
    GET /            "image CONFIG release FORMAT last": who answers, and on what data
    GET /rows        the whole table, a row a line: NUMBER RELEASE
    GET /bad         500 */
@@ -108,7 +108,7 @@ static void serve_one(int client, long *last, const char *release) {
     ask[got] = 0;
     if (strncmp(ask, "POST /row ", 10) == 0) {
         add_row(++*last, release);
-        answer(client, 200, text, snprintf(text, sizeof text, "%ld\n", *last));
+        answer(client, 200, text, snprintf(text, sizeof text, "%ld %s\n", *last, release));
     } else if (strncmp(ask, "GET /rows ", 10) == 0) {
         send_table(client);
     } else if (strncmp(ask, "GET /bad ", 9) == 0) {

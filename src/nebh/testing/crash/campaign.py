@@ -176,7 +176,7 @@ class Campaign:
 
     def run(self, kills: int) -> Tally:
         """Kill so often."""
-        shots = plan_shots(self._rng)
+        shots = self.shots()
         while self.tally.kills < kills:
             shot = next(shots)
             if shot.victim not in self._victims:
@@ -186,6 +186,10 @@ class Campaign:
             except AssertionError as error:
                 raise AssertionError(f"kill {self.tally.kills + 1}, {shot}: {error}\n{self.tally.table()}") from error
         return self.tally
+
+    def shots(self) -> Iterator[Shot]:
+        """Return the plan."""
+        return plan_shots(self._rng)
 
     def _one(self, shot: Shot) -> None:
         site, first = self._site, len(self._site.rows)

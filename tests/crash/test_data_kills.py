@@ -1,0 +1,61 @@
+"""kill -9 and power cuts while data is written, converted, taken back and brought back: no committed row is lost, no
+triple mixed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nebh.drivers.volumes.base import POINTS as DRIVER_POINTS
+from nebh.executor.effects import fault_points
+from nebh.model.errors import NotFound
+from nebh.testing.crash.data_campaign import POINTS, WORKS, plan_data_shots, run_data_campaign
+from nebh.testing.crash.data_site import DataSite
+
+
+@pytest.fixture
+def site(machine: None) -> Iterator[DataSite]:
+    with DataSite(Path(f"/var/tmp/nt-{secrets.token_hex(3)}")) as made:
+        try:
+            made.begin()
+        except NotFound as error:
+            pytest.skip(str(error))
+        yield made
+
+
+def kill(site: DataSite, *, kills: int, seed: int) -> None:
+    print(f"seed {seed}")
+    tally = run_data_campaign(site, kills=kills, seed=seed, say=print)
+    print(tally.table())
+    assert tally.kills == kills
+    assert tally.requests >= 10 * kills, "somebody wrote all the time"
+
+
+@pytest.mark.root
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [5, 6])
+def test_no_row_is_lost_whatever_is_killed(site: DataSite, seed: int) -> None:
+    kill(site, kills=20, seed=seed)
+
+
+@pytest.mark.root
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.timeout(5400)
+def test_no_row_is_lost_in_two_hundred_kills(site: DataSite) -> None:
+    kill(site, kills=200, seed=secrets.randbelow(1 << 32))
+
+
+def test_every_named_point_exists() -> None:
+    named = {point for points in POINTS.values() for point in points}
+    assert named <= {*fault_points(), *DRIVER_POINTS}
+    assert set(POINTS) == set(WORKS)
+    first = list(islice(plan_data_shots(Random(1)), 40))
+    assert first == list(islice(plan_data_shots(Random(1)), 40))
+    assert {shot.work for shot in first} == set(WORKS)
