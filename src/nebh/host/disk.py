@@ -15,6 +15,14 @@ def sync_filesystem(descriptor: int) -> None:
         raise OSError(number, f"syncfs: {os.strerror(number)}")
 
 
+def exchange_names(one: os.PathLike[str], other: os.PathLike[str]) -> None:
+    """Let two names of one file system change places in one step. Raises OSError (EINVAL: it cannot do that)."""
+    at, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if _LIBC.renameat2(at, os.fsencode(one), at, os.fsencode(other), ctypes.c_uint(flag)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(one))
+
+
 def free_bytes(path: os.PathLike[str]) -> int:
     """Return what an unprivileged user may still write on the file system of `path`."""
     state = os.statvfs(path)

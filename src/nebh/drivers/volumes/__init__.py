@@ -1,0 +1,1 @@
+"""Volumes: data that outlives instances, its snapshots, and how they come back."""
