@@ -22,12 +22,14 @@ procps            # sysctl
 bubblewrap        # build commands of images run in its sandbox
 util-linux        # mount, setpriv, nsenter, unshare, flock
 e2fsprogs         # volumes of a fixed size
+btrfs-progs       # volumes: a pool of our own, with snapshots
+restic            # backups of volumes
 "
 test="
 mmdebstrap        # root filesystems from Debian packages: demo, image tests, fresh machines
 openssh-server    # doors are tested against a real sshd
 systemd           # systemd-analyze: the units are verified and scored
-btrfs-progs       # volumes on a file system with snapshots
+xfsprogs          # volumes on XFS, whose files can share blocks
 docker-registry   # images are fetched from a real registry
 podman            # images are pushed to the registry door by a real client
 iptables          # iptables-nft: another program's table beside ours

@@ -40,9 +40,8 @@ def walk(top: int) -> Iterator[Entry]:
     """Yield what is below the folder `top`, a folder before what is in it, names in the order of their bytes. What goes
     meanwhile is left out. Raises OSError (ELOOP below DEPTH folders)."""
     device = os.fstat(top).st_dev
-    with contextlib.ExitStack() as rest:
-        stack = [(os.dup(top), b"", iterate(top))]
-        rest.callback(lambda: [os.close(one) for one, _, _ in stack])
+    stack = [(os.dup(top), b"", iterate(top))]
+    try:
         while stack:
             folder, prefix, names = stack[-1]
             name = next(names, None)
@@ -60,6 +59,9 @@ def walk(top: int) -> Iterator[Entry]:
                 with contextlib.suppress(FileNotFoundError):
                     inner = _enter(folder, name, state)
                     stack.append((inner, prefix + name + b"/", iterate(inner)))
+    finally:
+        for folder, _, _ in stack:
+            os.close(folder)
 
 
 def iterate(folder: int) -> Iterator[bytes]:

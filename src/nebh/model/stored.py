@@ -93,7 +93,7 @@ class FileKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A name in a volume. path: relative, bytes that are no UTF-8 as `\\xNN`; size: bytes; modified: Unix ms."""
+    r"""A name in a volume. path: relative, bytes that are no UTF-8 as `\xNN`; size: bytes; modified: Unix ms."""
 
     path: str
     kind: FileKind

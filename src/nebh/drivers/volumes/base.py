@@ -27,10 +27,10 @@ POINTS: tuple[str, ...] = (
     "volume.restore.staged",
     "volume.restore.exchanged",
     "volume.restore.kept",
-    "volume.delete.named",
     "volume.clone.staged",
+    "volume.copy.file",
 )
-"""Fault points of the drivers that keep volumes in folders."""
+"""Fault points of the drivers that keep volumes in folders; the last is passed with every file that is copied."""
 
 
 class OutOfSpace(Failed):

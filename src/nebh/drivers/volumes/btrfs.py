@@ -80,10 +80,10 @@ class BtrfsKeeper:
                     with contextlib.suppress(OSError):  # it still counts what is being removed
                         calls.forget_count(pool, number)
             top = calls.subvolume_id(root)
-            for parent, children in calls.read_children(pool).items():
+            for parent, strays in calls.read_inside(pool).items():
                 if parent != top:
-                    for number in children:
-                        calls.limit_by_id(pool, number, _STRAY)
+                    for one in strays:
+                        calls.limit_by_id(pool, one.number, _STRAY)
             if calls.counts_are_wrong(pool):
                 self._count_again(pool)
 
@@ -117,19 +117,14 @@ class BtrfsKeeper:
         data = wrap / "data"
         if data.is_dir() and not data.is_symlink() and calls.is_subvolume(data):
             with calls.opened(self._root) as pool:
-                children = calls.read_children(pool)
-                self._destroy(pool, calls.subvolume_id(data), children)
+                inside = calls.read_inside(pool)
+                top = calls.subvolume_id(data)
+                if inside.get(top):
+                    calls.unseal_all(data, top, inside)
+                for number in reversed((top, *_all_inside(top, inside))):
+                    calls.destroy_subvolume(pool, number)
         remove_tree(wrap)
-
-    def _destroy(self, pool: int, top: int, children: dict[int, set[int]]) -> None:
-        """Remove a subvolume and those that a program has made inside it."""
-        order, queue = [], [top]
-        while queue:
-            number = queue.pop()
-            order.append(number)
-            queue += children.get(number, ())
-        for number in reversed(order):
-            calls.destroy_subvolume(pool, number)
+        calls.sync_pool(self._root)  # else what it held would come free in half a minute only
 
     def settle(self, *folders: Path) -> None:
         """As promised by the contract: a commit, for what fsync writes of folders that hold subvolumes is not much
@@ -142,7 +137,7 @@ class BtrfsKeeper:
         number = calls.subvolume_id(wrap / "data")
         with calls.opened(wrap) as pool:
             counts = calls.read_counts(pool) if Ability.QUOTA in self.abilities else {}
-            children = calls.read_children(pool)
+            inside = calls.read_inside(pool)
         held = counts.get(number)
         exclusive = {name: found for name, path in kept.items() if (found := _exclusive(path, counts)) is not None}
         return VolumeUsage(
@@ -150,7 +145,7 @@ class BtrfsKeeper:
             quota=quota,
             free=free_bytes(wrap),
             exclusive=exclusive if counts else None,
-            strays=_count_below(number, children),
+            strays=len(_all_inside(number, inside)),
         )
 
 
@@ -159,8 +154,14 @@ def _exclusive(wrap: Path, counts: dict[int, calls.Held]) -> int | None:
     return held.exclusive if held is not None else None
 
 
-def _count_below(number: int, children: dict[int, set[int]]) -> int:
-    return sum(1 + _count_below(one, children) for one in children.get(number, ()))
+def _all_inside(top: int, inside: dict[int, list[calls.Inside]]) -> tuple[int, ...]:
+    """Return the subvolumes that programs made inside one, each before those inside it."""
+    found, queue = [], [top]
+    while queue:
+        more = [one.number for one in inside.get(queue.pop(), ())]
+        found += more
+        queue += more
+    return tuple(found)
 
 
 def btrfs_volumes(root: Path, *, pool: BtrfsPool | None = None) -> FolderVolumes:

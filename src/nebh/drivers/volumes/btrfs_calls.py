@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MAGIC = 0x94
-_FIRST_TREE, _LAST_TREE = 256, 2**64 - 256
+_TOP, _FIRST_TREE, _LAST_TREE = 5, 256, 2**64 - 256
 _ROOT_TREE, _QUOTA_TREE = 1, 8
 _ROOT_ITEM, _ROOT_REF, _QGROUP_STATUS, _QGROUP_INFO = 132, 156, 240, 242
 _READ_ONLY, _BY_ID = 1 << 1, 1 << 4
@@ -67,6 +67,23 @@ def _named(name: str, *, source: int = 0, flags: int = 0) -> bytearray:
     return data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """A subvolume inside another. folder: inode number, in the other, of the folder it is in."""
+
+    number: int
+    folder: int
+    name: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Bytes of a subvolume: all it refers to, and what only it does."""
+
+    referenced: int
+    exclusive: int
+
+
 def create_subvolume(folder: Path, name: str) -> None:
     """Make an empty subvolume."""
     with opened(folder) as descriptor:
@@ -83,10 +100,40 @@ def create_snapshot(source: Path, folder: Path, name: str, *, read_only: bool) -
 def seal_subvolume(path: Path) -> None:
     """Make a subvolume read-only."""
     with opened(path) as descriptor:
-        flags = bytearray(8)
-        _call(descriptor, _GET_FLAGS, flags)
-        (found,) = struct.unpack("=Q", flags)
-        _call(descriptor, _SET_FLAGS, bytearray(struct.pack("=Q", found | _READ_ONLY)))
+        _set_read_only(descriptor, sealed=True)
+
+
+def _set_read_only(descriptor: int, *, sealed: bool) -> None:
+    flags = bytearray(8)
+    _call(descriptor, _GET_FLAGS, flags)
+    (found,) = struct.unpack("=Q", flags)
+    wanted = found | _READ_ONLY if sealed else found & ~_READ_ONLY
+    if wanted != found:
+        _call(descriptor, _SET_FLAGS, bytearray(struct.pack("=Q", wanted)))
+
+
+def unseal_all(path: Path, number: int, inside: dict[int, list[Inside]]) -> None:
+    """Make a subvolume and all inside it writable: a read-only one lets go of none of its own."""
+    with opened(path) as descriptor:
+        _unseal(descriptor, number, inside)
+
+
+def _unseal(top: int, number: int, inside: dict[int, list[Inside]]) -> None:
+    _set_read_only(top, sealed=False)
+    for one in inside.get(number, ()):
+        data = bytearray(_ARGS)
+        struct.pack_into("=QQ", data, 0, number, one.folder)
+        _call(top, _INO_LOOKUP, data)
+        path = bytes(data[16:]).split(b"\0", 1)[0] + one.name
+        descriptor = os.dup(top)
+        try:
+            for part in path.split(b"/"):
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            _unseal(descriptor, one.number, inside)
+        finally:
+            os.close(descriptor)
 
 
 def is_subvolume(path: Path) -> bool:
@@ -123,14 +170,6 @@ def resize_to_device(path: Path) -> None:
         data = bytearray(_ARGS)
         data[8:11] = b"max"
         _call(descriptor, _RESIZE, data)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """Bytes of a subvolume: all it refers to, and what only it does."""
-
-    referenced: int
-    exclusive: int
 
 
 def enable_quotas(path: Path) -> None:
@@ -182,11 +221,12 @@ def read_subvolumes(pool: int) -> set[int]:
     return {number for number, _, _ in _search(pool, _ROOT_TREE, first=_FIRST_TREE, last=_LAST_TREE, kind=_ROOT_ITEM)}
 
 
-def read_children(pool: int) -> dict[int, set[int]]:
+def read_inside(pool: int) -> dict[int, list[Inside]]:
     """Return the subvolumes inside each subvolume, by number."""
-    found: dict[int, set[int]] = {}
-    for parent, child, _ in _search(pool, _ROOT_TREE, first=_FIRST_TREE, last=_LAST_TREE, kind=_ROOT_REF):
-        found.setdefault(parent, set()).add(child)
+    found: dict[int, list[Inside]] = {}
+    for parent, child, data in _search(pool, _ROOT_TREE, first=_TOP, last=_LAST_TREE, kind=_ROOT_REF):
+        folder, _, length = struct.unpack_from("=QQH", data)
+        found.setdefault(parent, []).append(Inside(number=child, folder=folder, name=data[18 : 18 + length]))
     return found
 
 

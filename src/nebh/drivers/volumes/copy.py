@@ -81,6 +81,7 @@ class CopyKeeper:
 def _try_clone(root: Path) -> None:
     first, second = root / ".clone-of", root / ".clone"
     try:
+        remove_tree(second)  # some crash's
         first.mkdir(exist_ok=True)
         (first / "file").write_bytes(b"x")
         copy_tree(first, second, clone=True)

@@ -158,9 +158,9 @@ class FolderVolumes:
     def upkeep(self) -> None:
         """As promised by the contract."""
         with telling("keep the storage of volumes in order"):
+            self._keeper.upkeep(self._root)
             for wrap in tuple((self._root / ".gone").iterdir()):
                 self._purge(wrap)
-            self._keeper.upkeep(self._root)
 
     # volumes
 
@@ -236,7 +236,7 @@ class FolderVolumes:
 
     def snapshot_path(self, volume: str, snapshot: str) -> Path:
         """As promised by the contract."""
-        return self._content(volume, snapshot)
+        return self._content(volume, check_stored_name(snapshot, what="snapshot"))
 
     def snapshot(self, volume: str, snapshot: str) -> None:
         """As promised by the contract."""
@@ -331,9 +331,9 @@ class FolderVolumes:
         with telling("list volumes"):
             return tuple(self._look(self._root / name) for name in self._names())
 
-    def _names(self) -> list[str]:
+    def _names(self) -> tuple[str, ...]:
         names = [path.name for path in self._root.iterdir() if not path.name.startswith(".")]
-        return sorted(name for name in names if (self._root / name / "live" / "data").is_dir())
+        return tuple(sorted(name for name in names if (self._root / name / "live" / "data").is_dir()))
 
     def _look(self, home: Path) -> StoredVolume:
         found = []

@@ -22,7 +22,8 @@ from nebh.host.run import Command, CommandFailed, run
 from nebh.model.errors import BadInput, Failed
 from nebh.model.quantities import render_size
 
-SMALLEST = 128 << 20
+SMALLEST = 256 << 20
+"""btrfs resizes nothing smaller."""
 _LABEL = "nebh-volumes"
 _MS_NOATIME = 0x400
 _STEP = 16 << 20
@@ -214,6 +215,9 @@ class BtrfsPool:
             sectors = int(Path(f"/sys/class/block/{name}/size").read_text(encoding="ascii"))
             if sectors * 512 != self._plan.file.stat().st_size:
                 run(Command(argv=("losetup", "--set-capacity", device)))
+        state = os.statvfs(self._plan.mount)
+        if state.f_blocks * state.f_frsize + _STEP > self._plan.file.stat().st_size:
+            return
         try:
             calls.resize_to_device(self._plan.mount)
         except OSError as error:

@@ -91,14 +91,14 @@ class Disk:
         return "" if done.status == 0 else done.text[-1000:]
 
 
-class RecordedDisk(Disk):
-    """As Disk, over a FUSE file: `log` gets every write and flush."""
+class FuseFile:
+    """`folder/fuse/disk` shows `folder/image`, which exists, and `folder/log` gets every write and flush to it."""
 
-    def __init__(self, folder: Path, *, size: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.image, self.log = folder / "image", folder / "log"
         self._folder = folder / "fuse"
         self._folder.mkdir(parents=True)
-        make_image(self.image, size=size)
+        self.file = self._folder / "disk"
         self.base = folder / "base"
         copy_sparse(self.image, self.base)
         argv = (
@@ -113,7 +113,6 @@ class RecordedDisk(Disk):
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
             raise Failed("cannot mount a FUSE file system")
-        super().__init__(self._folder / "disk")
 
     def tell(self, line: str) -> dict[str, Any]:
         """Send a command; return the counts."""
@@ -125,13 +124,32 @@ class RecordedDisk(Disk):
         return found
 
     def close(self) -> None:
-        """Unmount both."""
-        with contextlib.suppress(CommandFailed):
-            self.unmount()
+        """End it, whoever has it open."""
         # lazily: a loop device that another test's private namespace still has a copy of keeps it busy
         run(Command(argv=("umount", "-l", str(self._folder)), accept=tuple(range(256))))
         self._process.kill()
         self._process.wait(10)
+
+
+class RecordedDisk(Disk):
+    """As Disk, over a FUSE file: `log` gets every write and flush."""
+
+    def __init__(self, folder: Path, *, size: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        make_image(folder / "image", size=size)
+        self._fuse = FuseFile(folder)
+        self.image, self.log, self.base = self._fuse.image, self._fuse.log, self._fuse.base
+        super().__init__(self._fuse.file)
+
+    def tell(self, line: str) -> dict[str, Any]:
+        """Send a command; return the counts."""
+        return self._fuse.tell(line)
+
+    def close(self) -> None:
+        """Unmount both."""
+        with contextlib.suppress(CommandFailed):
+            self.unmount()
+        self._fuse.close()
 
 
 def copy_sparse(source: Path, target: Path) -> None:

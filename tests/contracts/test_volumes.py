@@ -1,0 +1,513 @@
+"""What every volume driver promises, asked of all of them, the fake too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nebh.drivers.volumes.base import OutOfSpace, Unable
+from nebh.drivers.volumes.btrfs import btrfs_volumes
+from nebh.drivers.volumes.command import CommandVolumes, StorageCommands
+from nebh.drivers.volumes.copy import copy_volumes, reflink_volumes
+from nebh.drivers.volumes.fake import FakeVolumes
+from nebh.model.errors import BadInput, Conflict, NotFound
+from nebh.model.stored import Ability, ChangeKind, FileKind, VolumePlan
+from nebh.testing.disks.pools import make_pool, mount_file_system
+
+MIB = 1 << 20
+NAME = "db.data.0"
+
+
+def fake(folder, stack):
+    driver = FakeVolumes(folder / "volumes")
+    return lambda: driver
+
+
+def copying(folder, stack):
+    return lambda: copy_volumes(folder / "volumes")
+
+
+def copying_with_quotas(folder, stack):
+    place = mount_file_system("ext4", folder, stack)
+    return lambda: copy_volumes(place / "volumes")
+
+
+def pool(folder, stack):
+    one = make_pool(folder, stack)
+    return lambda: btrfs_volumes(folder / "pool" / "volumes", pool=one)
+
+
+def somebody_elses_btrfs(folder, stack):
+    place = mount_file_system("btrfs", folder, stack)
+    return lambda: btrfs_volumes(place / "volumes")
+
+
+def reflink_on_btrfs(folder, stack):
+    place = mount_file_system("btrfs", folder, stack)
+    return lambda: reflink_volumes(place / "volumes")
+
+
+def reflink_on_xfs(folder, stack):
+    place = mount_file_system("xfs", folder, stack)
+    return lambda: reflink_volumes(place / "volumes")
+
+
+HOUSE = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("folder_storage.sh")
+
+
+def commands_for(root: Path, *program: str, path: str) -> StorageCommands:
+    """Every verb that a storage can declare, as words for one program."""
+    return StorageCommands(
+        path=path,
+        snapshot=(*program, "snapshot", "{volume}", "{snapshot}"),
+        restore=(*program, "restore", "{volume}", "{snapshot}", "{keep_as}"),
+        delete=(*program, "delete", "{volume}", "{snapshot}"),
+        list=(*program, "list"),
+        make=(*program, "make", "{volume}", "{quota}", "{uid}", "{gid}"),
+        remove=(*program, "remove", "{volume}"),
+        clone=(*program, "clone", "{volume}", "{snapshot}", "{to}", "{quota}"),
+        resize=(*program, "resize", "{volume}", "{quota}"),
+        browse=(*program, "browse", "{volume}", "{snapshot}"),
+        open=(*program, "open"),
+    )
+
+
+def declared_commands(folder, stack):
+    root = folder / "own"
+    return lambda: CommandVolumes(commands_for(root, str(SCRIPT), str(root), path=f"{root}/live/{{volume}}"))
+
+
+def lvm_thin(folder, stack):
+    """In the guest (tests/guest/test_lvm.py), or wherever somebody names a thin pool that is theirs to fill."""
+    pool = os.environ.get("LVM_THIN_POOL", "")
+    if not pool:
+        raise NotFound("no thin pool of LVM: LVM_THIN_POOL=VG/POOL names one that holds nothing")
+    program = (str(HOUSE / "examples" / "storage" / "lvm-thin"), pool, "/srv/nebh")
+    return lambda: CommandVolumes(replace(commands_for(folder, *program, path="/srv/nebh/{volume}/data"), quotas=True))
+
+
+NEED_ROOT = (lvm_thin, copying_with_quotas, pool, somebody_elses_btrfs, reflink_on_btrfs, reflink_on_xfs)
+ALL = [fake, copying, declared_commands, *(pytest.param(one, marks=pytest.mark.root) for one in NEED_ROOT)]
+
+
+@pytest.fixture(scope="module", params=ALL)
+def storage(request, tmp_path_factory):
+    """A function that makes the driver anew, as after a restart."""
+    folder = tmp_path_factory.mktemp("volumes")
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            again = request.param(folder, stack)
+        except NotFound as error:
+            pytest.skip(str(error))
+        again().open()
+        yield again
+
+
+@pytest.fixture
+def driver(storage):
+    """A driver that keeps nothing yet."""
+    made = storage()
+    made.open()
+    yield made
+    for one in made.list():
+        made.remove(one.name)
+    made.upkeep()
+    assert made.list() == ()
+
+
+def names(driver, volume=NAME):
+    (found,) = [one for one in driver.list() if one.name == volume]
+    return [one.name for one in found.snapshots]
+
+
+def test_volumes_come_and_go(driver):
+    assert driver.list() == ()
+    for _ in range(2):
+        place = driver.make(VolumePlan(name=NAME, quota=8 * MIB, uid=os.geteuid(), gid=os.getegid()))
+        assert place == driver.path(NAME)
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        (place / "file").write_text("one")
+    other = driver.make(VolumePlan(name="web.data.11"))
+    assert other != place
+    assert list(other.iterdir()) == []
+    assert [(one.name, one.quota) for one in driver.list()] == [(NAME, 8 * MIB), ("web.data.11", 0)]
+    for _ in range(2):
+        driver.remove("web.data.11")
+    assert [one.name for one in driver.list()] == [NAME]
+    assert (place / "file").read_text() == "one"
+    driver.check()
+    driver.upkeep()
+
+
+def test_a_snapshot_comes_back_and_what_it_replaced_is_kept(driver):
+    (driver.make(VolumePlan(name=NAME)) / "file").write_text("one")
+    driver.snapshot(NAME, "r1")
+    (driver.path(NAME) / "file").write_text("two")
+    (driver.path(NAME) / "more").mkdir()
+    driver.restore(NAME, "r1", keep_as="undo-7")
+    place = driver.path(NAME)
+    assert [path.name for path in place.iterdir()] == ["file"]
+    assert (place / "file").read_text() == "one"
+    assert [(one.name, one.discarded) for one in driver.list()[0].snapshots] == [("r1", False), ("undo-7", True)]
+    (place / "file").write_text("three")
+    driver.restore(NAME, "r1", keep_as="undo-7")  # it is done: what was written since stays
+    driver.delete_snapshot(NAME, "r1")
+    driver.restore(NAME, "r1", keep_as="undo-7")
+    assert (driver.path(NAME) / "file").read_text() == "three"
+    driver.restore(NAME, "undo-7", keep_as="undo-8")
+    assert (driver.path(NAME) / "file").read_text() == "two"
+    assert (driver.path(NAME) / "more").is_dir()
+    driver.delete_snapshot(NAME, "undo-7")
+    driver.restore(NAME, "undo-7", keep_as="undo-8")
+    assert names(driver) == ["undo-8"]
+
+
+def test_a_second_snapshot_of_a_name_is_the_first(driver):
+    (driver.make(VolumePlan(name=NAME)) / "file").write_text("one")
+    driver.snapshot(NAME, "r1")
+    (driver.path(NAME) / "file").write_text("two")
+    driver.snapshot(NAME, "r1")
+    driver.snapshot(NAME, "r2")
+    assert names(driver) == ["r1", "r2"]
+    driver.restore(NAME, "r1", keep_as="undo")
+    assert (driver.path(NAME) / "file").read_text() == "one"
+    for _ in range(2):
+        driver.delete_snapshot(NAME, "r1")
+    assert names(driver) == ["r2", "undo"]
+
+
+def test_what_is_replaced_never_takes_the_place_of_another_snapshot(driver):
+    (driver.make(VolumePlan(name=NAME)) / "file").write_text("one")
+    driver.snapshot(NAME, "r1")
+    driver.snapshot(NAME, "r2")
+    (driver.path(NAME) / "file").write_text("two")
+    with pytest.raises(Conflict):
+        driver.restore(NAME, "r1", keep_as="r2")
+    with pytest.raises(NotFound):
+        driver.restore(NAME, "r9", keep_as="undo")
+    assert (driver.path(NAME) / "file").read_text() == "two"
+    assert names(driver) == ["r1", "r2"]
+
+
+def test_clones_are_volumes_of_their_own(driver):
+    (driver.make(VolumePlan(name=NAME)) / "file").write_text("one")
+    driver.snapshot(NAME, "r1")
+    (driver.path(NAME) / "file").write_text("two")
+    for _ in range(2):
+        old = driver.clone(NAME, snapshot="r1", to=VolumePlan(name="db.try.0", quota=8 * MIB))
+        now = driver.clone(NAME, to=VolumePlan(name="db.try.1"))
+    assert (old / "file").read_text() == "one"
+    assert (now / "file").read_text() == "two"
+    (old / "file").write_text("tried")
+    assert (driver.path(NAME) / "file").read_text() == "two"
+    assert (driver.snapshot_path(NAME, "r1") / "file").read_text() == "one"
+    assert [one.name for one in driver.list()] == [NAME, "db.try.0", "db.try.1"]
+    with pytest.raises(Conflict):
+        driver.clone(NAME, to=VolumePlan(name="db.try.0"))
+    driver.snapshot("db.try.0", "r1")
+    driver.remove(NAME)
+    assert (driver.path("db.try.0") / "file").read_text() == "tried"
+
+
+def test_it_is_found_again(driver, storage):
+    if isinstance(driver, FakeVolumes):
+        pytest.skip("the fake forgets")
+    (driver.make(VolumePlan(name=NAME, quota=9 * MIB)) / "file").write_text("one")
+    driver.snapshot(NAME, "r1")
+    driver.restore(NAME, "r1", keep_as="undo")
+    before = driver.list()
+    another = storage()
+    another.open()
+    assert another.list() == before
+    assert another.path(NAME) == driver.path(NAME)
+    assert another.list()[0].quota == 9 * MIB
+    assert another.list()[0].snapshots[0].taken_at > 0
+
+
+HOSTILE_NAMES = (
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "/etc",
+    ".gone",
+    "A",
+    "a b",
+    "-rf",
+    "a..b",
+    "x" * 200,
+    "a\n",
+    "a\0b",
+    "ä",
+)
+
+
+@pytest.mark.parametrize("bad", HOSTILE_NAMES)
+def test_a_name_that_could_be_a_path_is_refused(driver, bad):
+    driver.make(VolumePlan(name=NAME))
+    driver.snapshot(NAME, "r1")
+    for refused in (
+        lambda: driver.make(VolumePlan(name=bad)),
+        lambda: driver.remove(bad),
+        lambda: driver.path(bad),
+        lambda: driver.snapshot(bad, "r1"),
+        lambda: driver.snapshot(NAME, bad),
+        lambda: driver.snapshot_path(NAME, bad),
+        lambda: driver.restore(bad, "r1", keep_as="undo"),
+        lambda: driver.restore(NAME, bad, keep_as="undo"),
+        lambda: driver.restore(NAME, "r1", keep_as=bad),
+        lambda: driver.delete_snapshot(bad, "r1"),
+        lambda: driver.delete_snapshot(NAME, bad),
+        lambda: driver.clone(NAME, to=VolumePlan(name=bad)),
+        lambda: driver.usage(bad),
+        lambda: driver.resize(bad, 1),
+    ):
+        with pytest.raises(BadInput):
+            refused()
+    assert [one.name for one in driver.list()] == [NAME]
+    assert names(driver) == ["r1"]
+
+
+def test_what_is_not_there_is_said(driver):
+    for verb in (
+        lambda: driver.path(NAME),
+        lambda: driver.snapshot(NAME, "r1"),
+        lambda: driver.restore(NAME, "r1", keep_as="undo"),
+        lambda: driver.usage(NAME),
+        lambda: driver.resize(NAME, 1),
+        lambda: driver.clone(NAME, to=VolumePlan(name="db.try.0")),
+        lambda: driver.files(NAME),
+    ):
+        with pytest.raises(NotFound, match=NAME):
+            verb()
+    driver.make(VolumePlan(name=NAME))
+    for verb in (
+        lambda: driver.snapshot_path(NAME, "r1"),
+        lambda: driver.files(NAME, snapshot="r1"),
+        lambda: driver.diff(NAME, older="r1"),
+        lambda: driver.clone(NAME, snapshot="r1", to=VolumePlan(name="db.try.0")),
+    ):
+        with pytest.raises(NotFound, match="r1"):
+            verb()
+    assert [one.name for one in driver.list()] == [NAME]
+
+
+def fill_with_everything(place, outside):
+    """What a program could leave in its volume."""
+    (place / "plain").write_text("plain")
+    os.chmod(place / "plain", 0o4750)
+    os.utime(place / "plain", ns=(10**18, 10**18 + 1))
+    os.link(place / "plain", place / "second name")
+    with open(place / "holes", "wb") as file:
+        file.truncate(64 * MIB)
+        file.seek(32 * MIB)
+        file.write(b"x" * 8192)
+    (place / "out").symlink_to(outside)
+    (place / "out.file").symlink_to(outside / "secret")
+    (place / "nowhere").symlink_to("../" * 30 + "etc/passwd")
+    (place / "round").symlink_to("round")
+    (place / "folder").mkdir(mode=0o751)
+    (place / "folder" / "up").symlink_to("..")
+    os.mkfifo(place / "pipe")
+    for name in (b"new\nline", b"\x1b[31mred", b"not \xff utf-8", b"-rf", b" "):
+        (place / os.fsdecode(name)).write_bytes(name)
+    with contextlib.suppress(OSError):
+        os.setxattr(place / "plain", "user.note", b"kept")
+    deep = place
+    for _ in range(60):
+        deep /= "d"
+        deep.mkdir()
+
+
+def observe_tree(place):
+    found = {}
+    for folder, folders, files in os.walk(os.fsencode(place)):
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            state = os.lstat(path)
+            more = b""
+            if stat.S_ISREG(state.st_mode):
+                with open(path, "rb") as file:
+                    more = file.read(40 * MIB)[-9000:] + repr(os.listxattr(path)).encode()
+            elif stat.S_ISLNK(state.st_mode):
+                more = os.readlink(path)
+            times = state.st_mtime_ns if stat.S_ISREG(state.st_mode) else 0
+            found[os.path.relpath(path, os.fsencode(place))] = (state.st_mode, state.st_uid, state.st_gid, times, more)
+    return found
+
+
+def test_everything_a_program_leaves_comes_back_and_nothing_from_outside(driver, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    before = observe_tree(outside), os.stat(outside / "secret").st_mtime_ns
+    place = driver.make(VolumePlan(name=NAME))
+    fill_with_everything(place, outside)
+    there = observe_tree(place)
+    driver.snapshot(NAME, "r1")
+    shutil.rmtree(place / "d")
+    (place / "out").unlink()
+    driver.restore(NAME, "r1", keep_as="undo")
+    place = driver.path(NAME)
+    assert observe_tree(place) == there
+    assert os.stat(place / "plain").st_ino == os.stat(place / "second name").st_ino
+    assert os.stat(place / "holes").st_blocks * 512 < MIB
+    assert place.stat().st_mode == driver.snapshot_path(NAME, "r1").stat().st_mode
+    files = {one.path: one for one in driver.files(NAME, snapshot="r1")}
+    assert len(files) == len(there)
+    assert "not \\xff utf-8" in files
+    assert files["out"].kind is FileKind.LINK
+    assert files["pipe"].kind is FileKind.OTHER
+    assert not [path for path in files if "secret" in path]
+    assert driver.diff(NAME, older="r1", contents=True) == ()
+    driver.clone(NAME, to=VolumePlan(name="db.try.0"))
+    driver.remove("db.try.0")
+    driver.delete_snapshot(NAME, "r1")
+    driver.remove(NAME)
+    assert (observe_tree(outside), os.stat(outside / "secret").st_mtime_ns) == before
+
+
+def test_differences_are_told(driver):
+    place = driver.make(VolumePlan(name=NAME))
+    for name in ("same", "changed", "gone", "touched", "a", "a-b"):
+        (place / name).write_text("before")
+    (place / "folder").mkdir()
+    (place / "folder" / "inner").write_text("before")
+    driver.snapshot(NAME, "r1")
+    (place / "changed").write_text("afterwards")
+    (place / "gone").unlink()
+    shutil.rmtree(place / "folder")
+    (place / "new").symlink_to("/etc")
+    state = os.stat(place / "touched")
+    (place / "touched").write_text("behind")
+    os.utime(place / "touched", ns=(state.st_atime_ns, state.st_mtime_ns))
+    driver.snapshot(NAME, "r2")
+    expected = [
+        ("changed", ChangeKind.CHANGED),
+        ("folder", ChangeKind.REMOVED),
+        ("folder/inner", ChangeKind.REMOVED),
+        ("gone", ChangeKind.REMOVED),
+        ("new", ChangeKind.ADDED),
+    ]
+    assert [(one.path, one.kind) for one in driver.diff(NAME, older="r1", newer="r2")] == expected
+    assert [(one.path, one.kind) for one in driver.diff(NAME, older="r1")] == expected
+    thorough = driver.diff(NAME, older="r1", contents=True)
+    assert [one.path for one in thorough] == ["changed", "folder", "folder/inner", "gone", "new", "touched"]
+    assert (thorough[0].before, thorough[0].after) == (6, 10)
+    assert len(driver.diff(NAME, older="r1", limit=2)) == 2
+    assert len(driver.files(NAME, snapshot="r1", limit=3)) == 3
+
+
+def test_usage_is_measured(driver):
+    place = driver.make(VolumePlan(name=NAME, quota=40 * MIB))
+    (place / "file").write_bytes(os.urandom(4 * MIB))
+    driver.snapshot(NAME, "r1")
+    found = driver.usage(NAME)
+    if isinstance(driver, FakeVolumes) or found.used >= 0:
+        assert 4 * MIB <= found.used < 5 * MIB
+    assert found.quota == 40 * MIB
+    assert found.strays == 0
+    (place / "file").unlink()
+    driver.snapshot(NAME, "r2")
+    if Ability.EXCLUSIVE in driver.abilities:
+        found = driver.usage(NAME)
+        assert found.exclusive is not None
+        assert found.exclusive["r1"] >= 4 * MIB
+        assert found.exclusive["r2"] < MIB
+
+
+def write_until_refused(place, *, at_most):
+    """Fill a volume as an ordinary user would; return the bytes that were taken."""
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            os.chdir(place)
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            with open("filled", "ab", buffering=0) as file:
+                try:
+                    for _ in range(at_most // MIB):
+                        file.write(os.urandom(MIB))
+                        os.fsync(file.fileno())
+                    status = 1
+                except OSError as error:
+                    status = 0 if error.errno in (28, 122) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "nothing was refused"
+    return (place / "filled").stat().st_size
+
+
+def test_a_quota_holds_after_a_restore_too(driver):
+    if Ability.QUOTA not in driver.abilities:
+        pytest.skip("this storage has no quotas of its own")
+    place = driver.make(VolumePlan(name=NAME, quota=8 * MIB, uid=65534, gid=65534))
+    for folder in (place, *place.parents):
+        if not os.stat(folder).st_mode & 0o001 and folder != place:
+            os.chmod(folder, os.stat(folder).st_mode | 0o001)
+    assert 5 * MIB <= write_until_refused(place, at_most=30 * MIB) <= 8 * MIB
+    driver.snapshot(NAME, "full")
+    (place / "filled").unlink()
+    driver.resize(NAME, 16 * MIB)
+    assert 12 * MIB <= write_until_refused(place, at_most=30 * MIB) <= 16 * MIB
+    driver.restore(NAME, "full", keep_as="undo")
+    place = driver.path(NAME)
+    assert driver.usage(NAME).quota == 16 * MIB
+    assert 12 * MIB <= write_until_refused(place, at_most=30 * MIB) <= 16 * MIB
+    (place / "filled").unlink()
+    try:
+        driver.resize(NAME, 0)
+    except Unable as error:
+        print(error)
+        return
+    with pytest.raises(AssertionError, match="nothing was refused"):
+        write_until_refused(place, at_most=20 * MIB)
+
+
+def test_a_full_storage_refuses_and_changes_nothing(driver):
+    if isinstance(driver, FakeVolumes):
+        driver.make(VolumePlan(name=NAME))
+        driver.fail_next("snapshot", OutOfSpace("cannot snapshot volume db.data.0: the storage is full"))
+        with pytest.raises(OutOfSpace):
+            driver.snapshot(NAME, "r1")
+        assert names(driver) == []
+        return
+    place = driver.make(VolumePlan(name=NAME))
+    free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+    if free > 1 << 30:
+        pytest.skip("this storage is too large to fill")
+    (place / "file").write_text("one")
+    driver.snapshot(NAME, "r1")
+    with open(place / "ballast", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(os.urandom(MIB))
+    before = observe_tree(place)
+    try:
+        driver.snapshot(NAME, "r2")
+    except OutOfSpace as error:
+        print(error)
+        assert names(driver) == ["r1"]
+    else:
+        assert observe_tree(driver.snapshot_path(NAME, "r2")) == before
+    with contextlib.suppress(OutOfSpace):
+        driver.restore(NAME, "r1", keep_as="undo")
+        assert (driver.path(NAME) / "file").read_text() == "one"
+        driver.restore(NAME, "undo", keep_as="again")
+    (driver.path(NAME) / "ballast").unlink(missing_ok=True)
+    for one in names(driver):
+        if one != "r1":
+            driver.delete_snapshot(NAME, one)
+    driver.upkeep()
+    driver.restore(NAME, "r1", keep_as="later")
+    assert (driver.path(NAME) / "file").read_text() == "one"
