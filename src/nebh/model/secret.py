@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 
 SUITE = "HPKE-X25519-HKDF-SHA256-AES256GCM"
 MAX_VALUE = 64 * 1024
 """Bytes of one secret."""
 FOLDER = "/run/secrets"
+SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "QUIT")
+"""What an instance may be told a rotation by."""
+_PATH = re.compile(r"(?:/[A-Za-z0-9_.+-]{1,64}){2,8}\Z")
+_TAKEN = ("dev", "proc", "sys", "tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,14 @@ class SecretUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecretWish:
+    """A secret of a spec. generate: how a value is made where there is none (`32 alnum`), "" = a person sets it."""
+
+    use: SecretUse
+    generate: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SealedFor:
     """What a box is bound to. recipient: a node id, or `vault:<hex key>` for an operator's own copy."""
 
@@ -69,10 +83,9 @@ class SealedFor:
 
 @dataclass(frozen=True, kw_only=True)
 class SecretFile:
-    """An opened secret on its way into a container. folder: absolute, in the container; name: in it. Never printed."""
+    """An opened secret on its way into a container. place: below the folder that is mounted (`places`). Never printed."""
 
-    folder: str
-    name: str
+    place: str
     value: bytes = field(repr=False)
 
 
@@ -84,3 +97,30 @@ def key_of(service: str, name: str) -> str:
 def folder_of(use: SecretUse) -> str:
     """Return the folder in the container that the secret's file lies in."""
     return use.path.rpartition("/")[0]
+
+
+def folders_of(uses: tuple[SecretUse, ...]) -> dict[str, str]:
+    """Return, by each folder in the container, the name of the folder on the node that is shown there."""
+    return {folder: str(number) for number, folder in enumerate(sorted({folder_of(one) for one in uses}))}
+
+
+def places(uses: tuple[SecretUse, ...]) -> dict[str, str]:
+    """Return where each secret's file lies below what is mounted, by its name: `0/db-password`."""
+    folders = folders_of(uses)
+    return {one.name: f"{folders[folder_of(one)]}/{one.path.rpartition('/')[2]}" for one in uses}
+
+
+def find_path_problem(path: str) -> str:
+    """Return why a secret's file cannot lie there, or ""."""
+    parts = path.split("/")[1:]
+    if not _PATH.match(path) or {".", ".."} & set(parts):
+        return "it is not an absolute path below a folder, of letters, digits and _ . + -"
+    if parts[-1].startswith("."):
+        return "its name starts with a dot"
+    return f"nothing of a service lies below /{parts[0]}" if parts[0] in _TAKEN else ""
+
+
+def rotation_nonce(listed: SecretList) -> str:
+    """Return what receipts of a rotation to this version repeat: hex, one for each version."""
+    text = f"nebh/rotation/v1|{listed.cluster_id}|{listed.service}|{listed.name}|{listed.version}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

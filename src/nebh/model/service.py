@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.secret import SecretWish
+
 
 class SourceKind(StrEnum):
     """Where an image comes from."""
@@ -210,3 +212,4 @@ class ServiceSpec:
     replicas: Replicas = field(default_factory=Replicas)
     placement: Placement = field(default_factory=Placement)
     policy: PolicyExtras = field(default_factory=PolicyExtras)
+    secrets: tuple[SecretWish, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nebh.model.names import NAME_PATTERN
+from nebh.spec.secret_fields import SECRETS
 from nebh.spec.shape import Choice, Cores, Duration, Either, Field, Flag, Listing, Section, Size, Table, Text, Whole
 
 DAY = 86_400_000
@@ -326,6 +327,7 @@ SPEC = Section(
             required=True,
             hint="a memory limit is required: `limits: {memory: 64M}`",
         ),
+        Field(key="secrets", shape=SECRETS, doc="Values that only its nodes can read, each a file of the container."),
         Field(key="health", shape=HEALTH, doc="How one sees that an instance works."),
         Field(key="stop", shape=STOP, doc="How an instance ends."),
         Field(key="update", shape=UPDATE, doc="How a node moves from one release to the next."),

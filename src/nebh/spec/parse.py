@@ -29,6 +29,7 @@ from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
 from nebh.spec.network import parse_egress, parse_ports, parse_routes
 from nebh.spec.read import Reader, Value
+from nebh.spec.secrets import parse_secrets
 
 _SOURCES = {
     "dir": SourceKind.DIRECTORY,
@@ -82,6 +83,7 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         replicas=_replicas(reader, root),
         placement=_placement(root),
         policy=_policy(root),
+        secrets=parse_secrets(reader, root),
         **{key: _data(root, key, None) for key in ("user", "retention") if root.get(key) is not None},
     )
     _check_watched(reader, root, spec)
