@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from nebh.cli.output import Output, harmless
 from nebh.cli.rollout import roll_out
+from nebh.cli.sealing import Sealer
 from nebh.cli.session import Session, cache_base, now_seconds
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.quantities import render_size
 from nebh.model.release import Release
+from nebh.model.secret import folder_of
 from nebh.model.service import ServiceSpec, SourceKind
 from nebh.model.statement import Phase
 from nebh.planning.claims import claims_conflict
@@ -69,6 +71,7 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
     else:
         out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
         report = import_any(spec.image, cache=cache, session=session)
+    report = _with_secret_folders(spec, report, cache)
     out.note(f"image {report.digest[:12]}: {len(report.manifest.entries)} entries, {render_size(report.ref.bytes)}")
     for line in report.normalised:
         out.note(f"  changed: {line}")
@@ -87,6 +90,17 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
             "]}",
         )
     return report
+
+
+def _with_secret_folders(spec: ServiceSpec, report: ImportReport, cache: ImageCache) -> ImportReport:
+    """Secrets are mounted into the image, whose root nobody can write: their folders must be there."""
+    from nebh.images.manifest import encode_manifest
+    from nebh.images.mount_points import add_mount_points
+
+    made = add_mount_points(report, {folder_of(one.use) for one in spec.secrets}, what="secrets")
+    if made is not report:
+        cache.add_manifest(encode_manifest(made.manifest))
+    return made
 
 
 def _exec_checks(spec: ServiceSpec) -> list[Any]:
@@ -151,6 +165,9 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     def make(state: State) -> Wish:
         wanted = wanted_of(state, spec, report)
         made.append(wanted)
+        if spec.secrets and not session.is_ci:
+            session.sealer = session.sealer or Sealer(session)
+            session.sealer.generate(state, spec.name, spec.secrets)
         policies = () if wanted.policy == wanted.previous else (wanted.policy,)
         if policies and session.is_ci:
             raise policy_differs(wanted)

@@ -24,6 +24,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "show": ("status", "releases", "version", "completion", "events", "history", "logs", "why", "inspect"),
     "trust": ("init", "key", "trust"),
     "spec": ("schema", "spec"),
+    "secret": ("secret",),
     "image": ("image",),
 }
 """The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""
