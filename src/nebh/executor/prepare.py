@@ -9,6 +9,7 @@ from nebh.executor.context import Context
 from nebh.executor.effects import effect
 from nebh.executor.instances import build
 from nebh.executor.run import Run
+from nebh.executor.secrets import fetch_secrets
 from nebh.host import marks
 from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused
@@ -45,6 +46,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             if release is None:
                 raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
             fetch_image(run, row.id, release)
+            fetch_secrets(run.context, release)
             _make_instances(run, row)
     except Refused as error:
         discard(run, row)
