@@ -36,7 +36,7 @@ _userns_made: dict[int, int] = {}  # by their first id
 class Launch:
     """A conmon to start, which calls `runtime`. tree is shown at `root`, its ids mapped from `uid_base` on; cgroups:
     folders conmon enters; output: file in the bundle for what conmon itself says; secrets: MemoryFile values, whose bytes
-    come in a descriptor, for the folder secret_root."""
+    come in a descriptor, for the folder secret_root; covered: a file there and the file that it covers, () = none."""
 
     argv: tuple[str, ...]
     runtime: str
@@ -47,6 +47,7 @@ class Launch:
     output: str
     secret_root: str = ""
     secrets: list[dict[str, Any]] = field(default_factory=list)
+    covered: tuple[str, ...] = ()
 
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
@@ -165,6 +166,8 @@ def _spawn_conmon(plan: Launch, *, sync: int, start: int, values: int) -> tuple[
         namespaces.bind_idmapped(Path(plan.tree), Path(plan.root), userns=userns)
         if plan.secret_root:
             secret_mounts.fill(Path(plan.secret_root), plan.secrets, values)
+            if plan.covered:
+                namespaces.mount(plan.covered[0], Path(plan.covered[1]), flags=namespaces.MS_BIND)
         # crun would first make this mount by itself and execute itself anew from it; elsewhere the variable has no say
         namespaces.bind_readonly(Path(plan.runtime).resolve())
         os.chdir(Path(plan.output).parent)  # conmon leaves a file `oom` wherever it stands

@@ -21,6 +21,7 @@ import signal as signals
 import stat
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -287,7 +288,6 @@ class CrunContainers:
             *("-l", f"k8s-file:{self._folders.logs / name / logs.NAME}", "--log-size-max", str(share.piece)),
             *("--exit-dir", str(run / "exits"), "--persist-dir", str(run / "persist" / name)),
             *("--full-attach", "--log-level", "error"),
-            *(("--runtime-opt", f"--config={bundle / FOLDER / CONFIG}") if plan.secret_env else ()),
         )
         order = Launch(
             argv=argv,
@@ -299,11 +299,15 @@ class CrunContainers:
             output=str(bundle / "conmon.log"),
             secret_root=str(bundle / FOLDER) if plan.secrets else "",
         )
-        write_bundle = partial(self._write_bundle, plan, bundle)
+        write_bundle: Callable[[], None] = partial(self._write_bundle, plan, bundle)
         if not plan.secrets:
             launch(self._launcher, order, write_bundle=write_bundle, timeout=_SLOW)
             return
         with memory_files(plan.secrets, owner=plan.uid_base + plan.user, env=self._with_env(plan)) as (packed, values):
+            if plan.secret_env:
+                write_bundle()  # before: a file that is replaced later would lose what covers it
+                write_bundle = _nothing
+                order = replace(order, covered=(str(bundle / FOLDER / CONFIG), str(bundle / "config.json")))
             order = replace(order, secrets=packed)
             launch(self._launcher, order, write_bundle=write_bundle, timeout=_SLOW, values=values)
 
@@ -396,6 +400,10 @@ class CrunContainers:
     def _saw_oom(self, instance: str) -> bool:
         mark = self._folders.run / "persist" / instance / "oom"
         return mark.exists() or self._cgroups.oom_kills(instance) > 0
+
+
+def _nothing() -> None:
+    pass
 
 
 def _fit_rlimits(config: dict[str, Any]) -> dict[str, Any]:
