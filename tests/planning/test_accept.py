@@ -17,15 +17,7 @@ from nebh.model.secret import Box, SecretList, SecretUse
 from nebh.model.service import Check, CheckKind, Health, Limits, Placement, PlacementMode, Replicas, Route
 from nebh.model.statement import Action, Assignment, Order, Phase
 from nebh.model.trust import AcceptedRelease, AcceptedState, Delegation, TrustedSet, Verdict
-from nebh.planning.accept import (
-    RULES,
-    accept_assignment,
-    accept_image,
-    accept_metadata,
-    accept_order,
-    accept_secret,
-    local_wish,
-)
+from nebh.planning import accept
 from nebh.planning.accept_choice import CHOICE_RULES, Choice
 from nebh.planning.accept_image import IMAGE_RULES
 from nebh.planning.accept_metadata import METADATA_RULES
@@ -184,22 +176,22 @@ def version(name: str, number: int) -> TrustedSet:
 
 
 def metadata(trusted: TrustedSet = TRUSTED, state: AcceptedState = ACCEPTED, now: int = NOW) -> Callable[..., Verdict]:
-    return lambda **options: accept_metadata(trusted, state, now=now, **options)
+    return lambda **options: accept.accept_metadata(trusted, state, now=now, **options)
 
 
 def choice(**changes: Any) -> Callable[..., Verdict]:
     wish = {key: changes.pop(key) for key in list(changes) if key in Assignment.__dataclass_fields__}
     made = replace(CHOICE, assignment=replace(WISH, **wish), **changes)
-    return lambda **options: accept_assignment(made, **options)
+    return lambda **options: accept.accept_assignment(made, **options)
 
 
 def image(**changes: Any) -> Callable[..., Verdict]:
-    return lambda **options: accept_image(**{**IMAGED, **changes}, **options)
+    return lambda **options: accept.accept_image(**{**IMAGED, **changes}, **options)
 
 
 def order(*, facts: dict[str, Any] | None = None, **changes: Any) -> Callable[..., Verdict]:
     made = replace(ORDERED, order=replace(ORDER, **changes), **(facts or {}))
-    return lambda **options: accept_order(made, **options)
+    return lambda **options: accept.accept_order(made, **options)
 
 
 USING = replace(RELEASE, secrets=(SecretUse(name="db", path="/run/secrets/db"),))
@@ -210,7 +202,7 @@ ARRIVED = SecretFacts(key="web/db", node_id="n1", listed=LISTED, arrived=BOX, op
 
 
 def secret(**changes: Any) -> Callable[..., Verdict]:
-    return lambda **options: accept_secret(replace(ARRIVED, **changes), **options)
+    return lambda **options: accept.accept_secret(replace(ARRIVED, **changes), **options)
 
 
 def using(**changes: Any) -> Callable[..., Verdict]:
@@ -348,13 +340,13 @@ def test_each_violation_is_refused_by_its_rule_and_passes_without_it(rule: str, 
 
 
 def test_every_rule_has_a_violation_and_a_unique_id() -> None:
-    ids = [rule.id for rule in RULES]
-    assert len(set(ids)) == len(ids)
+    ids = [rule.id for rule in accept.RULES]
     assert {rule for rule, _ in VIOLATIONS} == set(ids)
-    assert len(RULES) == len(METADATA_RULES) + len(CHOICE_RULES) + len(IMAGE_RULES) + len(ORDER_RULES) + len(
+    assert len(set(ids)) == len(ids)
+    assert len(accept.RULES) == len(METADATA_RULES) + len(CHOICE_RULES) + len(IMAGE_RULES) + len(ORDER_RULES) + len(
         SECRET_RULES
     )
-    assert all(rule.description for rule in RULES)
+    assert all(rule.description for rule in accept.RULES)
 
 
 # ------------------------------------------------------------------ what must be accepted, or goes on, all the same
@@ -424,10 +416,10 @@ def test_offline_only_what_was_accepted_before() -> None:
 
 def test_root_on_the_node_may_go_back_without_a_controller() -> None:
     state = with_releases(accepted(7), accepted(8, committed=NOW * 1000))
-    wish = local_wish(state, service="web", epoch=1, counter=7, replicas=1)
+    wish = accept.local_wish(state, service="web", epoch=1, counter=7, replicas=1)
     local = replace(CHOICE, assignment=wish, signer="", accepted=state, trusted=None, settings=None, local=True)
-    assert accept_assignment(local).ok
-    assert not accept_assignment(replace(local, local=False)).ok
+    assert accept.accept_assignment(local).ok
+    assert not accept.accept_assignment(replace(local, local=False)).ok
 
 
 def test_a_withdrawal_of_a_spread_service_needs_no_release() -> None:

@@ -13,6 +13,7 @@ from nebh.cli.secret_values import check_value, edit_value, parse_key, parse_val
 from nebh.cli.session import Session
 from nebh.cli.watch import failure_of, follow, show_receipts, to_document
 from nebh.host import files
+from nebh.host.core_dumps import forbid_core_dumps
 from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
 from nebh.model.secret import SecretList, key_of, rotation_nonce
 from nebh.model.statement import Outcome
@@ -116,6 +117,7 @@ def _import_vault(session: Session, data: bytes, file: str) -> int:
 
 
 def _operator(options: argparse.Namespace, out: Output) -> Session:
+    forbid_core_dumps()
     session = Session(options, out)
     if session.is_ci:
         raise Refused(

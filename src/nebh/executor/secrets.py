@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nebh.executor.context import Context
-from nebh.host.faults import point
+from nebh.executor.effects import effect
 from nebh.journal.secrets import HeldBox
 from nebh.model.errors import BadInput, Failed, NebhError, NotFound, Refused
 from nebh.model.event import Severity
@@ -304,7 +304,8 @@ class SecretKeeper:
             if status not in (Status.CREATED, Status.RUNNING):
                 continue  # it gets them when it is made anew
             try:
-                context.drivers.containers.give_secrets(row.id, given.files)
+                with effect(context, row.txn, "rotate.give"):
+                    context.drivers.containers.give_secrets(row.id, given.files)
             except (NebhError, OSError) as error:
                 all_given = False
                 context.tell(
@@ -315,7 +316,6 @@ class SecretKeeper:
                     hint="it is tried again",
                 )
                 continue
-            point("secrets.given.after")
             newer = _differences(before, given.versions)
             self._signal(row, release, newer)
             done[row.id] = given.versions
@@ -325,7 +325,8 @@ class SecretKeeper:
 
     def _signal(self, row: InstanceRow, release: Release, newer: dict[str, int]) -> None:
         for name in sorted({use.signal for use in release.secrets if use.signal and use.name in newer}):
-            self._context.drivers.containers.signal(row.id, name)
+            with effect(self._context, row.txn, "rotate.signal"):
+                self._context.drivers.containers.signal(row.id, name)
 
     def _say_rotated(self, service: str, done: dict[str, str], changed: dict[str, int]) -> None:
         """In one commit: what was given, and that it was said."""

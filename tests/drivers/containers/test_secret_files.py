@@ -49,7 +49,9 @@ def said(rig, name: str, mark: str = "end") -> str:
 
 
 def on_disk(folder: Path, needle: bytes) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and needle in path.read_bytes()]
+    return [
+        path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and needle in path.read_bytes()
+    ]
 
 
 def test_the_container_reads_them_and_the_host_sees_an_empty_folder(tree):
@@ -77,7 +79,9 @@ def test_another_user_of_the_container_cannot_read_them(tree):
 
 def test_they_are_replaced_while_it_runs_each_in_one_step(tree):
     script = "while true; do v=$(cat /run/secrets/db) || echo torn; echo $v; [ $v = two ] && echo end; sleep 0.05; done"
-    name = start(tree, script, files=(SecretFile(place="0/tls.key", value=b"k"), SecretFile(place="1/db", value=b"one")))
+    name = start(
+        tree, script, files=(SecretFile(place="0/tls.key", value=b"k"), SecretFile(place="1/db", value=b"one"))
+    )
     pid = tree.driver.observe(name).pid
     said(tree, name, "one")
     again = (SecretFile(place="0/tls.key", value=b"k"), SecretFile(place="1/db", value=b"two"))
