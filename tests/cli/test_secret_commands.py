@@ -65,6 +65,8 @@ def opened(rig, key: str) -> tuple[int, bytes]:
 
 
 def test_01_a_spec_that_names_a_secret_without_a_value_is_told_before_anything_is_signed(rig):
+    assert rig.data("plan", rig.spec("s1", name="vaulted", more=USES))["secrets_without_value"] == ["vaulted/db"]
+    assert "no value yet: nebh secret set vaulted/db" in rig.good("plan", rig.spec("s1", name="vaulted", more=USES))
     status, _, err = rig.run("deploy", rig.spec("s1", name="vaulted", more=USES), "--yes-widen")
     assert status == 2
     assert "1 secrets have no value yet" in err
@@ -268,7 +270,14 @@ def test_14_boxes_stay_when_the_controller_collects_and_go_with_the_service(rig)
     assert not [key for key in trusted(rig).secrets if key.startswith("vaulted/")]
 
 
-def test_15_a_value_typed_on_a_terminal_is_asked_twice(monkeypatch):
+def test_15_a_value_is_forgotten_here_alone(rig):
+    assert [one["vault"] for one in rig.data("secret", "list", "vaulted")["secrets"]] != []
+    rig.good("secret", "forget", "vaulted/db")
+    assert "vaulted/db" not in [one["secret"] for one in rig.data("secret", "list")["secrets"]]
+    assert rig.run("secret", "forget", "vaulted/db")[0] == 7
+
+
+def test_16_a_value_typed_on_a_terminal_is_asked_twice(monkeypatch):
     answers = iter(["one", "two"])
     monkeypatch.setattr("getpass.getpass", lambda _: next(answers))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))

@@ -222,6 +222,15 @@ def running_before(session: Session, service: str) -> int:
     return max((one.running.counter for one in view.allocations), default=0)
 
 
+def _without_value(session: Session, state: State, wanted: Wanted) -> list[str]:
+    """Return the secrets of a spec that a deploy would stop for."""
+    if session.is_ci or not wanted.spec.secrets:
+        return []
+    vault = Sealer(session).vault
+    keys = [f"{wanted.spec.name}/{one.use.name}" for one in wanted.spec.secrets if not one.generate]
+    return [key for key in keys if key not in state.trusted.secrets and vault.entry(key) is None]
+
+
 def plan(options: argparse.Namespace, out: Output) -> int:
     """Show what a deploy would change; change nothing."""
     from nebh.images.cache import ImageCache
@@ -232,7 +241,9 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
     report = import_spec_image(spec, cache, session)
-    wanted = wanted_of(session.state(wanted=None), spec, report)
+    state = session.state(wanted=None)
+    wanted = wanted_of(state, spec, report)
+    missing = _without_value(session, state, wanted)
     policy = compare_policies(wanted.previous, wanted.policy)
     release = compare_releases(wanted.running, wanted.release)
     old = None
@@ -251,6 +262,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
                 "widens": [str(one) for one in policy if one.widens],
                 "changes": [str(one) for one in release],
                 "image": str(images),
+                "secrets_without_value": missing,
             }
         )
         return 0
@@ -262,5 +274,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     out.say(f"  image: {images}" if old is not None or wanted.running is None else f"  image: {report.digest[:12]}")
     if not policy:
         out.say("  policy: as signed")
+    for key in missing:
+        out.say(out.paint(f"  no value yet: nebh secret set {key}", "yellow"))
     out.say(f"deploy with: nebh deploy {os.path.relpath(options.spec)}")
     return 0

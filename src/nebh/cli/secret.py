@@ -224,6 +224,20 @@ def _confirm(
     return failure_of(followed, what=f"version {version} of secret {key_of(service, name)}")
 
 
+def forget(options: argparse.Namespace, out: Output) -> int:
+    """Remove a value from the vault."""
+    parse_key(options.key)
+    vault = Sealer(Session(options, out)).vault
+    if vault.entry(options.key) is None:
+        raise NotFound(f"cannot forget {options.key}: it is not in the vault", hint="`nebh secret list` shows what is")
+    vault.drop(options.key)
+    if out.json_wanted:
+        out.document({"secret": options.key, "ok": True})
+    else:
+        out.say(f"{options.key} is no longer in the vault on this computer")
+    return 0
+
+
 # -- looking
 
 

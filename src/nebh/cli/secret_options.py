@@ -24,6 +24,7 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     _rotate(family, common)
     _who(family, common)
     _import(family, common)
+    _forget(family, common)
 
 
 def _key(parser: argparse.ArgumentParser) -> None:
@@ -146,3 +147,17 @@ def _import(family: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="- = standard input")
     parser.add_argument("--vault", action="store_true", help="FILE is a copy of this cloud's vault")
     _wait(parser)
+
+
+def _forget(family: Any, common: argparse.ArgumentParser) -> None:
+    parser = add_command(
+        family,
+        common,
+        "forget",
+        command=Command("secret", "forget"),
+        text="remove a value from the vault on this computer",
+        details="Nodes keep what they have; a secret leaves them with its line in the spec, at the next deploy. Afterwards no "
+        "new node can be given the value from here.",
+        examples=("nebh secret forget web/old-password",),
+    )
+    _key(parser)

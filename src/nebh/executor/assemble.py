@@ -170,7 +170,7 @@ class Executor:
 
     def _refreshed(self) -> None:
         self.open()
-        self.secrets.follow()
+        self.secrets.follow_later()  # a slow source of boxes must not hold what policies say
 
     def _retire_orphans(self) -> None:
         """New instances whose transaction has ended were left by a crash: they leave."""

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from nebh.model.policy import Policy
 from nebh.model.secret import SealedFor, SecretList, SecretUse, rotation_nonce
 from nebh.signing.seal import box_of, seal
 from nebh.signing.wish import Wish
@@ -29,7 +30,7 @@ def seal_token(node: Node, value: bytes, version: int) -> str:
         signed_at=int(time.time()),
         boxes={node.node_id: box_of(box)},
     )
-    policies = ()
+    policies: tuple[Policy, ...] = ()
     if USE.name not in state.trusted.policies["web"].secrets:
         policies = (dataclasses.replace(node.next_policy(), secrets=(USE.name,)),)
     node.sign(Wish(policies=policies, secrets=(listed,)))
