@@ -45,7 +45,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 NODE_CASES = Path(__file__).resolve().parents[1] / "planning" / "test_accept.py"
 CLUSTER = "c" * 32
 OPERATOR, CONTROLLER, NODE, STRANGER = (Seed(letter * 32) for letter in (b"o", b"t", b"n", b"x"))
-NOT_THERE_YET = {"N10", "N11", "N15", "N16"}  # stacks, secrets, several nodes, updates of programs
+NOT_THERE_YET = {"N10", "N15", "N16"}  # stacks, several nodes, updates of programs
 NO_TABLE = {"N1", "N12"}  # signatures, and a pure function: the tests at the end
 NO_RULE = {
     "peer",

@@ -26,11 +26,14 @@ from nebh.model import api
 from nebh.model.errors import NebhError
 from nebh.model.event import Event, Severity
 from nebh.model.node import Baseline, NodeRecord
+from nebh.model.secret import SecretList, rotation_nonce
 from nebh.model.statement import Action, Assignment, Order, Outcome, Phase, Receipt, Running, TransportKey
 from nebh.signing.keys import load_key
 from nebh.signing.operator import load_cluster
+from nebh.signing.seal import public_of
 from nebh.signing.statements import Seed, peek_statement, sign_statement
 from nebh.signing.wish import Wish, apply_wish
+from nebh.wire import codec
 
 NODE_ID = "1" * 32
 
@@ -43,6 +46,8 @@ class StandIn:
     cluster_id: str
     sign: Seed = field(default_factory=lambda: Seed(secrets.token_bytes(32)))
     transport: Seed = field(default_factory=lambda: Seed(secrets.token_bytes(32)))
+    seal: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    versions: dict[str, int] = field(default_factory=dict)
     behaviour: str = "commit"
     number: int = 0
     events: int = 0
@@ -60,7 +65,7 @@ class StandIn:
             name="one",
             groups=(),
             sign_pk=self.sign.public,
-            seal_pk="2" * 64,
+            seal_pk=public_of(self.seal),
             wg_pk="",
             subnets=("10.7.0.0/20",),
             enrolled_at=1,
@@ -88,7 +93,9 @@ class StandIn:
             try:
                 have = api.PollRequest(snapshot=self.snapshot, seq=self.seq, order=self.order, wait=1000)
                 answer = client.poll(have)
-                self.snapshot = answer.snapshot
+                fresh, self.snapshot = answer.snapshot != self.snapshot, answer.snapshot
+                if fresh:
+                    self.rotate(client)
                 for text in answer.assignments:
                     self.assignment(client, peek_statement(base64.b64decode(text), "assignment", Assignment))
                 for one in answer.orders:
@@ -101,6 +108,22 @@ class StandIn:
                     client.report(api.ReportRequest(logs=(reply,)))
             except NebhError:
                 self.ended.wait(0.1)
+
+    def rotate(self, client: Client) -> None:
+        """Confirm new versions of secrets of what runs here; unverified: what a node verifies has its own tests."""
+        body = json.loads(client.metadata("timestamp.json", limit=1 << 20) or b"{}")["signed"]["meta"]
+        name = f"{body['snapshot.json']['version']}.snapshot.json"
+        body = json.loads(client.metadata(name, limit=1 << 20) or b"{}")["signed"]["meta"]
+        name = f"{body['targets.json']['version']}.targets.json"
+        for path, info in json.loads(client.metadata(name, limit=1 << 20) or b"{}")["signed"]["targets"].items():
+            if path.startswith("secrets/"):
+                folder, _, file = path.rpartition("/")
+                data = client.target(f"{folder}/{info['hashes']['sha256']}.{file}", limit=1 << 20) or b""
+                listed = codec.decode(data, SecretList, what=path)
+                known = self.versions.get(path, 0)
+                self.versions[path] = listed.version
+                if known < listed.version and listed.service in self.running and self.behaviour != "mute":
+                    self.say(client, rotation_nonce(listed), Outcome.ROTATED, listed.service, 0)
 
     def status(self) -> api.NodeReport:
         return api.NodeReport(seq=self.seq, snapshot=1, running=tuple(self.running.values()), version="0.1.0")

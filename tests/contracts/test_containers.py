@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.fake import FakeContainers
 from nebh.model.errors import Failed, NotFound
 from nebh.model.instance import Status
+from nebh.model.secret import SecretFile
 from nebh.testing.container_rig import ContainerRig, busybox
 
 
@@ -142,3 +144,22 @@ def test_a_created_container_can_be_killed_and_deleted(rig):
     wait_stopped(driver, "web-7-0-1")
     driver.delete("web-7-0-1")
     assert driver.list() == ()
+
+
+def test_secrets_are_files_of_the_container_and_are_replaced_in_one_step(rig):
+    driver = rig.driver
+    first = (SecretFile(place="0/db", value=b"first"), SecretFile(place="1/key", value=b"k\x00"))
+    driver.create(replace(rig.plan("web-7-0-1", *SLEEPER), secrets=first))
+    driver.start("web-7-0-1")
+    assert driver.give_secrets("web-7-0-1", first) == ()
+    second = (SecretFile(place="0/db", value=b"second, and longer"), first[1])
+    assert driver.give_secrets("web-7-0-1", second) == ("0/db",)
+    assert driver.give_secrets("web-7-0-1", second) == ()
+    assert driver.observe("web-7-0-1").status is Status.RUNNING
+    driver.create(rig.plan("web-7-0-2", *SLEEPER))
+    for name in ("web-7-0-2", "web-7-0-3"):
+        with pytest.raises(Failed, match="made without"):
+            driver.give_secrets(name, second)
+    driver.delete("web-7-0-1")
+    with pytest.raises(Failed, match="gone"):
+        driver.give_secrets("web-7-0-1", second)

@@ -27,6 +27,7 @@ from nebh.model.node import NodeList, Settings
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
 from nebh.model.running import Running
+from nebh.model.secret import Box, SecretList
 from nebh.model.service import Limits, Placement, Replicas
 from nebh.model.trust import TrustedSet
 from nebh.signing.statements import Seed
@@ -217,3 +218,17 @@ def test_a_decayed_object_is_mended_from_a_mirror(core, tmp_path):
         assert asyncio.run(scrub_now(core, rate=0)) == (2, 1)
     assert b"".join(core.objects.read(sha(b"one"))) == b"one"
     assert not core.objects.has(sha(b"two")), "what no mirror has is asked for at the next push"
+
+
+def test_boxes_of_signed_secrets_stay_and_others_go(core):
+    list_releases(core, {})
+    data = {sha(one): one for one in (b"a box that a list names", b"the box of the version before")}
+    for digest, box in data.items():
+        core.objects.put(digest, len(box), [box])
+    named = sha(b"a box that a list names")
+    box = Box(digest=named, bytes=23)
+    listed = SecretList(cluster_id=CLUSTER, service="web", name="db", version=2, signed_at=1, boxes={"n" * 64: box})
+    assert core.trusted is not None
+    core.trusted = replace(core.trusted, secrets={"web/db": listed})
+    collect(core, find_wanted(core), now=time.time() + 10, grace=0)
+    assert set(core.objects.digests()) == {named}

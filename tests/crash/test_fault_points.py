@@ -16,6 +16,7 @@ from nebh.model.service import Update
 from nebh.model.statement import Outcome
 from nebh.testing.journal_view import open_journal
 from nebh.testing.node import BAD, GOOD, Node
+from nebh.testing.node_secrets import rotating
 from nebh.testing.whole import check_whole, decisions, outcomes
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -68,6 +69,7 @@ DURING = {
     "back": "",
     "sweep": "",
     "revive": "",
+    "rotate": "",
 }
 
 
@@ -132,6 +134,7 @@ SCENARIOS = {
     "state.rolling_back": Scenario(failing, False, Outcome.ROLLED_BACK),
     "state.rolled_back": Scenario(failing, False, Outcome.ROLLED_BACK),
     "revive": Scenario(crashing, False, None),
+    "rotate": Scenario(rotating, True, None),  # what became of it: test_secret_rotation
     "state.refused": Scenario(refused, False, Outcome.REFUSED),
     "state.dropped": Scenario(dropped, False, Outcome.FAILED),
 }

@@ -13,21 +13,16 @@ from nebh.model.image import EntryType, ImageRef, LintFinding, LintRule, TreeEnt
 from nebh.model.node import Baseline, NodeList, NodeRecord, NodeStatus, Settings
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
+from nebh.model.secret import Box, SecretList, SecretUse
 from nebh.model.service import Check, CheckKind, Health, Limits, Placement, PlacementMode, Replicas, Route
 from nebh.model.statement import Action, Assignment, Order, Phase
 from nebh.model.trust import AcceptedRelease, AcceptedState, Delegation, TrustedSet, Verdict
-from nebh.planning.accept import (
-    RULES,
-    accept_assignment,
-    accept_image,
-    accept_metadata,
-    accept_order,
-    local_wish,
-)
+from nebh.planning import accept
 from nebh.planning.accept_choice import CHOICE_RULES, Choice
 from nebh.planning.accept_image import IMAGE_RULES
 from nebh.planning.accept_metadata import METADATA_RULES
 from nebh.planning.accept_order import ORDER_RULES, OrderFacts
+from nebh.planning.accept_secret import SECRET_RULES, SecretFacts
 
 NOW = 1_800_000_000
 DAY = 86_400
@@ -181,22 +176,37 @@ def version(name: str, number: int) -> TrustedSet:
 
 
 def metadata(trusted: TrustedSet = TRUSTED, state: AcceptedState = ACCEPTED, now: int = NOW) -> Callable[..., Verdict]:
-    return lambda **options: accept_metadata(trusted, state, now=now, **options)
+    return lambda **options: accept.accept_metadata(trusted, state, now=now, **options)
 
 
 def choice(**changes: Any) -> Callable[..., Verdict]:
     wish = {key: changes.pop(key) for key in list(changes) if key in Assignment.__dataclass_fields__}
     made = replace(CHOICE, assignment=replace(WISH, **wish), **changes)
-    return lambda **options: accept_assignment(made, **options)
+    return lambda **options: accept.accept_assignment(made, **options)
 
 
 def image(**changes: Any) -> Callable[..., Verdict]:
-    return lambda **options: accept_image(**{**IMAGED, **changes}, **options)
+    return lambda **options: accept.accept_image(**{**IMAGED, **changes}, **options)
 
 
 def order(*, facts: dict[str, Any] | None = None, **changes: Any) -> Callable[..., Verdict]:
     made = replace(ORDERED, order=replace(ORDER, **changes), **(facts or {}))
-    return lambda **options: accept_order(made, **options)
+    return lambda **options: accept.accept_order(made, **options)
+
+
+USING = replace(RELEASE, secrets=(SecretUse(name="db", path="/run/secrets/db"),))
+NAMING = replace(POLICY, secrets=("db",))
+BOX = Box(digest="f" * 64, bytes=60)
+LISTED = SecretList(cluster_id="c", service="web", name="db", version=1, signed_at=NOW - DAY, boxes={"n1": BOX})
+ARRIVED = SecretFacts(key="web/db", node_id="n1", listed=LISTED, arrived=BOX, opened=True)
+
+
+def secret(**changes: Any) -> Callable[..., Verdict]:
+    return lambda **options: accept.accept_secret(replace(ARRIVED, **changes), **options)
+
+
+def using(**changes: Any) -> Callable[..., Verdict]:
+    return choice(**{"release": USING, "policy": NAMING, "secrets": {"web/db": LISTED}, **changes})
 
 
 LATE = with_releases(accepted(9, committed=(NOW - 8 * DAY) * 1000))
@@ -293,6 +303,17 @@ VIOLATIONS: list[tuple[str, Callable[..., Verdict]]] = [
         ),
     ),
     ("N14.lint", image(findings=(SHELL,))),
+    ("image.secrets", image(release=USING)),
+    ("N11.agree", metadata(replace(TRUSTED, secrets={"web/key": LISTED}))),
+    ("N11.named", using(policy=POLICY)),
+    ("N11.sealed", using(secrets={})),
+    ("N11.sealed", using(secrets={"web/db": replace(LISTED, boxes={"n2": BOX})})),
+    ("N11.suite", secret(listed=replace(LISTED, suite="rot13"))),
+    ("N11.bytes", secret(arrived=replace(BOX, digest="e" * 64))),
+    ("N11.bytes", secret(arrived=replace(BOX, bytes=61))),
+    ("N11.bytes", secret(node_id="n2")),
+    ("N11.opened", secret(opened=False)),
+    ("N9.bounds", using(release=replace(USING, secrets=(SecretUse(name="db", path="/proc/db"),)))),
     ("N0.order", order(cluster_id="other")),
     ("order.signer", order(facts={"signer": "ctl"})),
     ("order.fresh", order(facts={"fresh": False})),
@@ -301,7 +322,7 @@ VIOLATIONS: list[tuple[str, Callable[..., Verdict]]] = [
     ("N13.order", order(signed_at=NOW + DAY, not_after=NOW + 2 * DAY)),
     ("order.not-after", order(not_after=NOW - 1)),
 ]
-VALID = [metadata(), metadata(state=FRESH), choice(), image(), order()]
+VALID = [metadata(), metadata(state=FRESH), choice(), image(), order(), using(), secret()]
 
 
 @pytest.mark.parametrize("case", VALID)
@@ -319,11 +340,13 @@ def test_each_violation_is_refused_by_its_rule_and_passes_without_it(rule: str, 
 
 
 def test_every_rule_has_a_violation_and_a_unique_id() -> None:
-    ids = [rule.id for rule in RULES]
-    assert len(set(ids)) == len(ids)
+    ids = [rule.id for rule in accept.RULES]
     assert {rule for rule, _ in VIOLATIONS} == set(ids)
-    assert len(RULES) == len(METADATA_RULES) + len(CHOICE_RULES) + len(IMAGE_RULES) + len(ORDER_RULES)
-    assert all(rule.description for rule in RULES)
+    assert len(set(ids)) == len(ids)
+    assert len(accept.RULES) == len(METADATA_RULES) + len(CHOICE_RULES) + len(IMAGE_RULES) + len(ORDER_RULES) + len(
+        SECRET_RULES
+    )
+    assert all(rule.description for rule in accept.RULES)
 
 
 # ------------------------------------------------------------------ what must be accepted, or goes on, all the same
@@ -393,10 +416,10 @@ def test_offline_only_what_was_accepted_before() -> None:
 
 def test_root_on_the_node_may_go_back_without_a_controller() -> None:
     state = with_releases(accepted(7), accepted(8, committed=NOW * 1000))
-    wish = local_wish(state, service="web", epoch=1, counter=7, replicas=1)
+    wish = accept.local_wish(state, service="web", epoch=1, counter=7, replicas=1)
     local = replace(CHOICE, assignment=wish, signer="", accepted=state, trusted=None, settings=None, local=True)
-    assert accept_assignment(local).ok
-    assert not accept_assignment(replace(local, local=False)).ok
+    assert accept.accept_assignment(local).ok
+    assert not accept.accept_assignment(replace(local, local=False)).ok
 
 
 def test_a_withdrawal_of_a_spread_service_needs_no_release() -> None:

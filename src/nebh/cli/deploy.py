@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from nebh.cli.output import Output, harmless
 from nebh.cli.rollout import roll_out
+from nebh.cli.sealing import Sealer
 from nebh.cli.session import Session, cache_base, now_seconds
 from nebh.model import api
 from nebh.model.errors import BadInput, Conflict, NotFound
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.quantities import render_size
 from nebh.model.release import Release
+from nebh.model.secret import folder_of
 from nebh.model.service import ServiceSpec, SourceKind
 from nebh.model.statement import Phase
 from nebh.planning.claims import claims_conflict
@@ -69,6 +71,7 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
     else:
         out.progress(f"importing {spec.image.kind.value} {spec.image.location}")
         report = import_any(spec.image, cache=cache, session=session)
+    report = _with_secret_folders(spec, report, cache)
     out.note(f"image {report.digest[:12]}: {len(report.manifest.entries)} entries, {render_size(report.ref.bytes)}")
     for line in report.normalised:
         out.note(f"  changed: {line}")
@@ -87,6 +90,17 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
             "]}",
         )
     return report
+
+
+def _with_secret_folders(spec: ServiceSpec, report: ImportReport, cache: ImageCache) -> ImportReport:
+    """Secrets are mounted into the image, whose root nobody can write: their folders must be there."""
+    from nebh.images.manifest import encode_manifest
+    from nebh.images.mount_points import add_mount_points
+
+    made = add_mount_points(report, {folder_of(one.use) for one in spec.secrets}, what="secrets")
+    if made is not report:
+        cache.add_manifest(encode_manifest(made.manifest))
+    return made
 
 
 def _exec_checks(spec: ServiceSpec) -> list[Any]:
@@ -151,6 +165,9 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     def make(state: State) -> Wish:
         wanted = wanted_of(state, spec, report)
         made.append(wanted)
+        if spec.secrets and not session.is_ci:
+            session.sealer = session.sealer or Sealer(session)
+            session.sealer.generate(state, spec.name, spec.secrets)
         policies = () if wanted.policy == wanted.previous else (wanted.policy,)
         if policies and session.is_ci:
             raise policy_differs(wanted)
@@ -205,6 +222,15 @@ def running_before(session: Session, service: str) -> int:
     return max((one.running.counter for one in view.allocations), default=0)
 
 
+def _without_value(session: Session, state: State, wanted: Wanted) -> list[str]:
+    """Return the secrets of a spec that a deploy would stop for."""
+    if session.is_ci or not wanted.spec.secrets:
+        return []
+    vault = Sealer(session).vault
+    keys = [f"{wanted.spec.name}/{one.use.name}" for one in wanted.spec.secrets if not one.generate]
+    return [key for key in keys if key not in state.trusted.secrets and vault.entry(key) is None]
+
+
 def plan(options: argparse.Namespace, out: Output) -> int:
     """Show what a deploy would change; change nothing."""
     from nebh.images.cache import ImageCache
@@ -215,7 +241,9 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
     report = import_spec_image(spec, cache, session)
-    wanted = wanted_of(session.state(wanted=None), spec, report)
+    state = session.state(wanted=None)
+    wanted = wanted_of(state, spec, report)
+    missing = _without_value(session, state, wanted)
     policy = compare_policies(wanted.previous, wanted.policy)
     release = compare_releases(wanted.running, wanted.release)
     old = None
@@ -234,6 +262,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
                 "widens": [str(one) for one in policy if one.widens],
                 "changes": [str(one) for one in release],
                 "image": str(images),
+                "secrets_without_value": missing,
             }
         )
         return 0
@@ -245,5 +274,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     out.say(f"  image: {images}" if old is not None or wanted.running is None else f"  image: {report.digest[:12]}")
     if not policy:
         out.say("  policy: as signed")
+    for key in missing:
+        out.say(out.paint(f"  no value yet: nebh secret set {key}", "yellow"))
     out.say(f"deploy with: nebh deploy {os.path.relpath(options.spec)}")
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nebh.cli.output import Output
 from nebh.cli.session import Session, ask_passphrase, now_seconds
+from nebh.cli.vaulting import read_copy, reseal_vault
 from nebh.cli.words import ask_words
 from nebh.model.errors import BadInput, NebhError, NotFound
 
@@ -86,6 +87,7 @@ def add(options: argparse.Namespace, out: Output) -> int:
         return key_life.set_controllers(state, recovery_words=text, publics=publics, key=session.key, now=now_seconds())
 
     session.publish_signed(sign_root)
+    reseal_vault(session, opener=session.key, own=session.key)
     return _done(out, public, f"is {'an' if role == 'operator' else 'a'} {role} key now")
 
 
@@ -143,6 +145,7 @@ def revoke(options: argparse.Namespace, out: Output) -> int:
         return key_life.set_controllers(state, recovery_words=text, publics=publics, key=session.key, now=now_seconds())
 
     session.publish_signed(sign)
+    reseal_vault(session, opener=session.key, own=session.key)
     return _done(out, line.public, f"signs nothing any more (it was {line.kind})")
 
 
@@ -214,6 +217,7 @@ def rotate(options: argparse.Namespace, out: Output) -> int:
         path.unlink(missing_ok=True)
         raise
     _keep_own(session, path)
+    reseal_vault(session, opener=old, own=new)
     return _done(out, new.public, f"replaces {old.public[:16]}; it is {path}")
 
 
@@ -230,6 +234,7 @@ def _rotate_recovery(session: Session, options: argparse.Namespace) -> int:
         return key_life.set_recovery(state, recovery_words=text, entropy=entropy, key=session.key, now=now_seconds())
 
     session.publish_signed(sign)
+    reseal_vault(session, opener=session.key, own=session.key)
     return _done(session.out, words.root_key(entropy).public, "is the recovery key now; the old words are void")
 
 
@@ -239,6 +244,7 @@ def recover(options: argparse.Namespace, out: Output) -> int:
 
     text = ask_words(options.words_file)
     recovery = words.root_key(words.from_words(text))
+    copy = read_copy(options.vault)
     session = Session(options, out)
     if options.name:
         from nebh.cli.adopt import adopt_cloud
@@ -257,6 +263,7 @@ def recover(options: argparse.Namespace, out: Output) -> int:
         path.unlink(missing_ok=True)
         raise
     _keep_own(session, path)
+    reseal_vault(session, opener=recovery, own=new, copy=copy)
     return _done(out, new.public, f"is the one operator key now; it is {path}")
 
 

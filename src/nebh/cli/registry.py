@@ -24,6 +24,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "show": ("status", "releases", "version", "completion", "events", "history", "logs", "why", "inspect"),
     "trust": ("init", "key", "trust"),
     "spec": ("schema", "spec"),
+    "secret": ("secret",),
     "image": ("image",),
     "volume": ("volume",),
 }

@@ -17,6 +17,7 @@ from nebh.model import api
 from nebh.model.errors import BadInput, Conflict
 
 if TYPE_CHECKING:
+    from nebh.cli.sealing import Sealer
     from nebh.signing.difference import Difference
     from nebh.signing.operator import Cluster, ClusterFolder
     from nebh.signing.repository import State
@@ -60,6 +61,8 @@ class Session:
         self._asked = False
         self.snapshot = 0
         """The snapshot that this command published, 0 = none."""
+        self.sealer: Sealer | None = None
+        """What seals secrets for this command; None = made where policies or nodes change."""
 
     @property
     def folder(self) -> ClusterFolder:
@@ -158,11 +161,16 @@ class Session:
 
         When somebody else published meanwhile, all of it is done again on the new state, a few times.
         """
-        from nebh.signing.wish import apply_wish
+        from nebh.cli.sealing import complete_wish
+        from nebh.signing.wish import Wish, apply_wish
 
         def sign(state: State) -> Signed | None:
             wish = make(state)
-            return None if wish is None else apply_wish(state, wish, key=self.key, now=now_seconds())
+            if wish is not None:
+                wish = complete_wish(self, state, wish)
+            if wish is None or wish == Wish():
+                return None
+            return apply_wish(state, wish, key=self.key, now=now_seconds())
 
         return self.publish_signed(sign, wanted=wanted)
 

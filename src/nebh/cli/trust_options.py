@@ -183,10 +183,14 @@ def _recover_key(keys: Any, common: argparse.ArgumentParser) -> None:
         examples=(
             "nebh key recover",
             "nebh key recover --name home --controller ssh://root@203.0.113.7",
+            "nebh key recover --name home --vault /media/usb/vault.json",
         ),
     )
     recover.add_argument("--name", default="", metavar="NAME", help="on a new computer: how to call the cloud here")
     recover.add_argument("--controller", default="", metavar="ADDRESS", help="with --name: where its controller is")
+    recover.add_argument(
+        "--vault", default="", metavar="FILE", help="a copy of the vault of secrets: the words open it"
+    )
     recover.add_argument("--pin", default="", metavar="HEX", help="SHA-256 of its certificate, for https")
     _words_option(recover)
     _widen_option(recover)

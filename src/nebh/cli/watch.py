@@ -148,7 +148,8 @@ def to_document(followed: Followed) -> list[dict[str, object]]:
 def show_receipts(out: Output, followed: Followed) -> None:
     """Write what each node confirmed."""
     for name, one in followed.receipts.items():
-        colour = "green" if one.outcome in (Outcome.COMMITTED, Outcome.STOPPED, Outcome.REMOVED) else "red"
+        good = one.outcome in (Outcome.COMMITTED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED)
+        colour = "green" if good else "red"
         out.say(f"{out.paint(one.outcome.value, colour)} on {name} (receipt {one.number}, signed by the node)")
         if one.phases:
             out.say(f"  {render_phases(one)}")

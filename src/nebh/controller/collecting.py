@@ -29,10 +29,12 @@ TAGS: Final = 20
 
 @dataclass(frozen=True)
 class Wanted:
-    """What must stay, as the database said it. manifests: of releases; tags: at the door."""
+    """What must stay, as the database said it. manifests: of releases; tags: at the door; boxes: sealed secrets of
+    the signed lists."""
 
     manifests: frozenset[str]
     tags: tuple[DoorImage, ...]
+    boxes: frozenset[str] = frozenset()
 
 
 def find_wanted(core: Core) -> Wanted:
@@ -41,7 +43,9 @@ def find_wanted(core: Core) -> Wanted:
     for one in core.door.images().images:
         tags[one.repository].append(one)
     kept = tuple(one for held in tags.values() for one in held[:TAGS])
-    return Wanted(keep_manifests(_services(core)), kept)
+    lists = core.trusted.secrets.values() if core.trusted is not None else ()
+    boxes = frozenset(box.digest for one in lists for box in one.boxes.values())
+    return Wanted(keep_manifests(_services(core)), kept, boxes)
 
 
 def _services(core: Core) -> list[ServiceFacts]:
@@ -82,7 +86,7 @@ def _services(core: Core) -> list[ServiceFacts]:
 
 def collect(core: Core, wanted: Wanted, *, now: float, grace: float = GRACE_S) -> Collected:
     """Remove what nobody needs and nobody touched for `grace` seconds. In a worker thread. now: Unix seconds."""
-    needed: set[str] = set()
+    needed: set[str] = set(wanted.boxes)
     for digest in wanted.manifests:
         needed |= {digest} | contents_of(core, digest)
     count = size = 0

@@ -24,6 +24,7 @@ from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
 from nebh.executor.scrub import Scrubber
+from nebh.executor.secrets import SecretKeeper
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.trust import Trust
@@ -131,7 +132,8 @@ class Executor:
             context, plane=self.plane, sweeper=self.sweeper, supervisor=self.supervisor, trust=self.trust
         )
         self.intake = Intake(context, engine=self.engine, trust=self.trust)
-        self.intake.refreshed = self.open
+        self.secrets = SecretKeeper(context)
+        self.intake.refreshed = self._refreshed
         self._opening = threading.Lock()
         self._opened = False
         self._server: FrameServer | None = None
@@ -166,7 +168,12 @@ class Executor:
             threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
             self.engine.recover()
             self.intake.recover()
+            self.secrets.follow_later()
             self._opened = True
+
+    def _refreshed(self) -> None:
+        self.open()
+        self.secrets.follow_later()  # a slow source of boxes must not hold what policies say
 
     def _retire_orphans(self) -> None:
         """New instances whose transaction has ended were left by a crash: they leave."""
@@ -253,6 +260,7 @@ class Executor:
         if self._server is not None:
             self._server.close()
         self.supervisor.stop()
+        self.secrets.stop()
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()

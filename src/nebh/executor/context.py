@@ -67,6 +67,7 @@ class Context:
     news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
     store_lock: threading.RLock = field(default_factory=threading.RLock)
+    secrets_lock: threading.RLock = field(default_factory=threading.RLock)
     _places: dict[str, threading.RLock] = field(default_factory=dict)
     _places_lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -50,6 +50,8 @@ EFFECTS: tuple[str, ...] = (
     "revive.attach",
     "revive.create",
     "revive.start",
+    "rotate.give",
+    "rotate.signal",
 )
 STATE_POINTS: tuple[str, ...] = tuple(
     f"state.{name}"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.oci_config import render_config
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
+from nebh.executor.secrets import Given, open_secrets
 from nebh.model.errors import Broken
 from nebh.model.instance import InstanceFacts, Observed, Status
 from nebh.model.network import PUBLIC_RESOLVER_INDEX, RESOLVER_INDEX, addresses, link_plan
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.secret import folders_of
 from nebh.model.service import Check, CheckKind
 from nebh.model.stored import VolumePlan, stored_name
 from nebh.model.volume import VolumeClass
@@ -35,14 +38,18 @@ def build(context: Context, row: InstanceRow, *, prefix: str, release: Release |
     link = link_plan(context.subnets(), row.address)
     with effect(context, row.txn, f"{prefix}.attach"):
         netns = context.drivers.networks.attach(link)
-    plan = container_plan(context, row, release, policy, netns=netns)
-    with effect(context, row.txn, f"{prefix}.create"):
-        context.drivers.containers.create(plan)
+    with context.secrets_lock if release.secrets else nullcontext():  # no rotation passes between reading and giving
+        given = open_secrets(context, release)
+        plan = container_plan(context, row, release, policy, netns=netns, given=given)
+        with effect(context, row.txn, f"{prefix}.create"):
+            context.drivers.containers.create(plan)
+        if release.secrets:
+            context.accepted.secrets.note_given(row.id, given.versions)
     context.drivers.networks.hand_over(link.name)
 
 
 def container_plan(
-    context: Context, row: InstanceRow, release: Release, policy: Policy, *, netns: str
+    context: Context, row: InstanceRow, release: Release, policy: Policy, *, netns: str, given: Given
 ) -> ContainerPlan:
     """Return everything that makes the container: a function of policy, release and this node's facts (N12)."""
     subnets = context.subnets()
@@ -62,6 +69,10 @@ def container_plan(
         etc_files={name: str(context.layout.bundles / row.id / "etc" / name) for name in etc},
         apparmor=context.apparmor,
         volumes=volume_folders(context, row, release, policy),
+        secret_folders={
+            folder: str(context.layout.bundles / row.id / "secrets" / name)
+            for folder, name in folders_of(release.secrets).items()
+        },
     )
     return ContainerPlan(
         instance=row.id,
@@ -70,6 +81,9 @@ def container_plan(
         uid_base=facts.uid_base,
         etc_files=etc,
         log_bytes=policy.limits.log,
+        secrets=given.files,
+        secret_env=given.env,
+        user=release.user,
     )
 
 

@@ -44,6 +44,7 @@ class Intake:
         self.lock = threading.RLock()
         self._waiting: dict[int, Callable[[], None]] = {}
         self._hinting = threading.Lock()
+        self._hinted = threading.Event()
         self.refreshed: Callable[[], None] = lambda: None
         self.orders = Orders(context, engine=engine, trust=trust, desk=self)
         engine.on_end = self._after
@@ -289,16 +290,17 @@ class Intake:
         threading.Thread(target=self._follow, name="hint", daemon=True).start()
 
     def _follow(self) -> None:
-        if not self._hinting.acquire(blocking=False):
-            return
-        try:
-            self._trust.refresh(another=True)  # what was published is assigned next
-        except NebhError:
-            return  # the refusal is an event already
-        else:
-            self._follow_accepted()
-        finally:
-            self._hinting.release()
+        """One at a time; a hint that comes meanwhile is followed afterwards: each publication is hinted at once only."""
+        self._hinted.set()
+        while self._hinted.is_set() and self._hinting.acquire(blocking=False):
+            try:
+                self._hinted.clear()
+                self._trust.refresh(another=True)  # what was published is assigned next
+                self._follow_accepted()
+            except NebhError:
+                continue  # the refusal is an event already
+            finally:
+                self._hinting.release()
 
     def _follow_accepted(self) -> None:
         try:

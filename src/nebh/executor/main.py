@@ -14,6 +14,7 @@ from pathlib import Path
 from nebh.executor import admin
 from nebh.executor.forking import fork_helpers
 from nebh.host import faults, marks
+from nebh.host.core_dumps import forbid_core_dumps
 from nebh.host.layout import Layout
 from nebh.host.notify import notify
 from nebh.host.program_tree import check_tree, own_tree
@@ -44,6 +45,7 @@ def serve(layout: Layout) -> int:
     faults.arm(dict(os.environ))
     marks.arm(dict(os.environ))
     check_tree(own_tree())
+    forbid_core_dumps()
     ended = threading.Event()
     helpers = fork_helpers(layout)
 

@@ -11,6 +11,7 @@ from nebh.executor.effects import effect
 from nebh.executor.hooks import run_hooks
 from nebh.executor.instances import build
 from nebh.executor.run import Run
+from nebh.executor.secrets import fetch_secrets
 from nebh.host import marks
 from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused
@@ -49,6 +50,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
                 raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
             fetch_image(run, row.id, release)
             make_volumes(run.context, row, release)
+            fetch_secrets(run.context, release)
             _make_instances(run, row)
     except Refused as error:
         discard(run, row)

@@ -138,6 +138,7 @@ class Trust:
             now=self._context.clock.now_ms(),
             running=service.counter if service is not None and service.epoch == row.epoch else 0,
             local=not signer,
+            secrets=accepted.secrets.listed(),
         )
 
     def _assignment(self, row: TransactionRow) -> tuple[Assignment, str]:

@@ -14,11 +14,11 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nebh.host import membership, namespaces, processes
+from nebh.host import membership, namespaces, processes, secret_mounts
 from nebh.host.cgroups import hybrid_unified
 from nebh.host.run import Command, CommandFailed, Result, environment
 from nebh.host.spawn import Reply, encode_command, judge_outcome, run_encoded
@@ -35,7 +35,8 @@ _userns_made: dict[int, int] = {}  # by their first id
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """A conmon to start, which calls `runtime`. tree is shown at `root`, its ids mapped from `uid_base` on; cgroups:
-    folders conmon enters; output: file in the bundle for what conmon itself says."""
+    folders conmon enters; output: file in the bundle for what conmon itself says; secrets: MemoryFile values, whose bytes
+    come in a descriptor, for the folder secret_root; covered: a file there and the file that it covers, () = none."""
 
     argv: tuple[str, ...]
     runtime: str
@@ -44,11 +45,14 @@ class Launch:
     uid_base: int
     cgroups: tuple[str, ...]
     output: str
+    secret_root: str = ""
+    secrets: list[dict[str, Any]] = field(default_factory=list)
+    covered: tuple[str, ...] = ()
 
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
     """Fork the launcher from the (single-threaded) executor, in the namespaces its containers' conmons should have."""
-    handlers = {"launch": _launch, "start": _start, "probe": _probe}
+    handlers = {"launch": _launch, "start": _start, "probe": _probe, "give": _give}
     return Worker.fork("launcher", handlers, setup=_setup, keep_fds=keep_fds)
 
 
@@ -61,14 +65,22 @@ def probe_idmap(worker: Worker, tree: Path) -> str:
     return ""
 
 
-def launch(worker: Worker, plan: Launch, *, write_bundle: Callable[[], None], timeout: float) -> int:
+def give(worker: Worker, *, conmon: int, folder: Path, files: list[dict[str, Any]], values: int) -> tuple[str, ...]:
+    """Replace files in memory in the namespace of a conmon; return the places whose bytes changed. values: a descriptor
+    that holds their bytes (`secret_mounts.pack`)."""
+    answer, _ = worker.call("give", {"conmon": conmon, "folder": str(folder), "files": files}, fds=(values,))
+    return tuple(answer)
+
+
+def launch(worker: Worker, plan: Launch, *, write_bundle: Callable[[], None], timeout: float, values: int = -1) -> int:
     """Start conmon, wait for `crun create` to end and return the pid of the container's first process.
 
     write_bundle writes what crun reads, config.json above all, while conmon comes up. A conmon that loses us goes on
-    as soon as its start pipe closes: so there is nothing to create before it is in its cgroups.
+    as soon as its start pipe closes: so there is nothing to create before it is in its cgroups. values: a descriptor of
+    the bytes of `plan.secrets`.
     Raises Failed with what crun said, or when it took longer than `timeout` seconds.
     """
-    _, (sync, start) = worker.call("launch", asdict(plan))
+    _, (sync, start) = worker.call("launch", asdict(plan), fds=(values,) if values >= 0 else ())
     try:
         write_bundle()
         os.write(start, b"\n")
@@ -112,12 +124,12 @@ def _setup() -> None:
         namespaces.mount("tmpfs", unified, kind="tmpfs", data="size=1m,mode=755")
 
 
-def _launch(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
+def _launch(args: dict[str, Any], fds: tuple[int, ...]) -> Reply:
     """Start conmon. It waits at its start pipe while it is put in its cgroups: what it forks is in them too."""
     plan = Launch(**{**args, "argv": tuple(args["argv"]), "cgroups": tuple(args["cgroups"])})
     sync, start = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
     try:
-        conmon, entered = _spawn_conmon(plan, sync=sync[1], start=start[0])
+        conmon, entered = _spawn_conmon(plan, sync=sync[1], start=start[0], values=fds[0] if fds else -1)
         try:
             if not entered:
                 membership.enter(tuple(map(Path, plan.cgroups)), conmon)
@@ -139,7 +151,7 @@ def _launch(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
     return Reply(result=conmon, fds=(sync[0], start[1]))
 
 
-def _spawn_conmon(plan: Launch, *, sync: int, start: int) -> tuple[int, bool]:
+def _spawn_conmon(plan: Launch, *, sync: int, start: int, values: int) -> tuple[int, bool]:
     """Start conmon in a mount namespace of its own and, if that is possible, in its cgroups; return its pid and
     whether it is in them. It has no PDEATHSIG: it must outlive us.
 
@@ -152,6 +164,10 @@ def _spawn_conmon(plan: Launch, *, sync: int, start: int) -> tuple[int, bool]:
         output = _open(stack, plan.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
         stack.enter_context(_mounts_of_its_own())
         namespaces.bind_idmapped(Path(plan.tree), Path(plan.root), userns=userns)
+        if plan.secret_root:
+            secret_mounts.fill(Path(plan.secret_root), plan.secrets, values)
+            if plan.covered:
+                namespaces.mount(plan.covered[0], Path(plan.covered[1]), flags=namespaces.MS_BIND)
         # crun would first make this mount by itself and execute itself anew from it; elsewhere the variable has no say
         namespaces.bind_readonly(Path(plan.runtime).resolve())
         os.chdir(Path(plan.output).parent)  # conmon leaves a file `oom` wherever it stands
@@ -184,15 +200,13 @@ def _mounts_of_its_own() -> Iterator[None]:
         namespaces.private_mounts()
         yield
     finally:
-        _go_home(home)
+        secret_mounts.go_home(home)  # in a container's namespace we would be of no use
         os.close(home)
 
 
-def _go_home(mounts: int) -> None:
-    try:
-        namespaces.setns(mounts, namespaces.CLONE_NEWNS)
-    except OSError:
-        os._exit(1)  # in a container's namespace we would be of no use: our parent starts us anew
+def _give(args: dict[str, Any], fds: tuple[int, ...]) -> list[str]:
+    with secret_mounts.mounts_of(args["conmon"]):
+        return secret_mounts.replace(Path(args["folder"]), args["files"], fds[0])
 
 
 def _userns(base: int) -> int:

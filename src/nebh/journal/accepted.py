@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from nebh.journal.database import Database
+from nebh.journal.secrets import Secrets
 from nebh.model.node import NodeList, Settings
 from nebh.model.policy import Policy
 from nebh.model.release import Release
@@ -21,6 +22,7 @@ class Accepted:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.secrets = Secrets(database)
 
     def meta(self, key: str, default: str = "") -> str:
         """Return a value such as `cluster_id`, `node_id`, `seq`, `newest_signed_at`, `online_keys`."""
@@ -94,6 +96,7 @@ class Accepted:
             self._keep("settings", targets, codec.encode(trusted.settings))
             for service, policy in trusted.policies.items():
                 self._keep(f"policy/{service}", policy.version, codec.encode(policy))
+            self.secrets.take(trusted)
 
     def _keep(self, name: str, version: int, body: bytes) -> None:
         self._database.write("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", name, version, body)
@@ -232,6 +235,7 @@ class Accepted:
         with self._database.atomically():
             for kind in ("policy", "effective", "fallback"):
                 self._database.write("DELETE FROM documents WHERE name = ?", f"{kind}/{service}")
+            self.secrets.forget(service)
 
     def use_nonce(self, nonce: str, *, now: int) -> None:
         """Remember that an order was carried out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -12,7 +12,7 @@ class InstanceFacts:
     mounts the id-mapped tree; netns: path of the network namespace; cgroup: OCI cgroupsPath; cgroup_v2: version;
     etc_files: host paths by the path below /etc they are bound to (resolv.conf, hosts, hostname); apparmor: the profile
     that this node's kernel has loaded, "" where it has none; volumes: (path in the container, folder on the host, only to be
-    read)."""
+    read); secret_folders: host paths by the folder in the container."""
 
     instance: str
     replica: int
@@ -27,6 +27,7 @@ class InstanceFacts:
     etc_files: dict[str, str]
     apparmor: str = ""
     volumes: tuple[tuple[str, str, bool], ...] = ()
+    secret_folders: dict[str, str] = field(default_factory=dict)
 
 
 class Status(StrEnum):

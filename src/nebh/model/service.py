@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.secret import SecretWish
 from nebh.model.volume import DataRules, Hook, OnFailureData, VolumeBound, VolumeMount
 
 
@@ -217,3 +218,4 @@ class ServiceSpec:
     replicas: Replicas = field(default_factory=Replicas)
     placement: Placement = field(default_factory=Placement)
     policy: PolicyExtras = field(default_factory=PolicyExtras)
+    secrets: tuple[SecretWish, ...] = ()

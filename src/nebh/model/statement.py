@@ -68,6 +68,7 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
     REMOVED = "removed"
     STATUS = "status"
+    ROTATED = "rotated"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from nebh.model.node import NodeList, Settings
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.secret import SecretList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class TrustedSet:
     top_level: target paths that top-level targets itself lists. operator_keys: hex Ed25519 keys of role targets.
     online_keys: keyids of snapshot and timestamp, joined: a change resets those floors. expires: Unix seconds of the
     role that expires first, by role. newest_signed_at: Unix seconds, over root, targets and the policies read.
-    cluster_ids: every `cluster_id` met in any body (must be exactly ours, N0).
+    cluster_ids: every `cluster_id` met in any body (must be exactly ours, N0). secrets: signed lists by `service/name`.
     """
 
     source: str
@@ -48,6 +49,7 @@ class TrustedSet:
     policies: dict[str, Policy]
     releases: dict[str, Release]
     release_digests: dict[str, str]
+    secrets: dict[str, SecretList] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

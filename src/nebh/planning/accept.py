@@ -1,8 +1,8 @@
 """The acceptance rules of a node (docs/security.md, 3): everything it is asked to take passes here or is refused.
 
-Three questions, each a table of rules: is this set of metadata taken (`accept_metadata`), is this choice obeyed
-(`accept_assignment`, `accept_order`), is this image run (`accept_image`). Facts that need keys, files or a clock come
-in as values. Not here: N1's signatures (signing/trust_store), N10 (stacks), N11 (secrets), N12 (the container's
+Four questions, each a table of rules: is this set of metadata taken (`accept_metadata`), is this choice obeyed
+(`accept_assignment`, `accept_order`), is this image run (`accept_image`), is this secret given (`accept_secret`). Facts that need keys, files or a clock come
+in as values. Not here: N1's signatures (signing/trust_store), N10 (stacks), N12 (the container's
 configuration is itself a pure function), N15 (network plan), N16 (programs).
 """
 
@@ -20,8 +20,9 @@ from nebh.planning.accept_choice import CHOICE_RULES, Choice
 from nebh.planning.accept_image import IMAGE_RULES, ImageFacts
 from nebh.planning.accept_metadata import METADATA_RULES, MetadataFacts
 from nebh.planning.accept_order import ORDER_RULES, OrderFacts
+from nebh.planning.accept_secret import SECRET_RULES, SecretFacts
 
-RULES: tuple[Rule[Any], ...] = (*METADATA_RULES, *CHOICE_RULES, *IMAGE_RULES, *ORDER_RULES)
+RULES: tuple[Rule[Any], ...] = (*METADATA_RULES, *CHOICE_RULES, *IMAGE_RULES, *ORDER_RULES, *SECRET_RULES)
 
 
 def accept_metadata(
@@ -39,6 +40,11 @@ def accept_assignment(choice: Choice, *, disabled: frozenset[str] = NONE) -> Ver
 def accept_order(facts: OrderFacts, *, disabled: frozenset[str] = NONE) -> Verdict:
     """Say whether an operator's order is carried out."""
     return decide(ORDER_RULES, facts, disabled=disabled)
+
+
+def accept_secret(facts: SecretFacts, *, disabled: frozenset[str] = NONE) -> Verdict:
+    """Say whether a box that arrived is the secret that was signed for this node."""
+    return decide(SECRET_RULES, facts, disabled=disabled)
 
 
 def accept_image(

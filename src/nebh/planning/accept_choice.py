@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nebh.model.node import NodeList, NodeRecord, NodeStatus, Settings
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.release import Release
 from nebh.model.rules import Finding, Rule
+from nebh.model.secret import SecretList
 from nebh.model.service import PlacementMode
 from nebh.model.statement import Assignment, Phase
 from nebh.model.trust import AcceptedRelease, AcceptedState, Delegation, TrustedSet
 from nebh.planning.accept_metadata import clock_finding
+from nebh.planning.accept_secret import find_missing, find_unnamed
 from nebh.planning.bounds import find_bounds_problem
 from nebh.planning.window import floor_of, is_in_window
 
@@ -26,6 +28,7 @@ class Choice:
     offline (metadata expired, or nobody answers): then nodes, settings, policy and release are those accepted before.
     release_digest: hex SHA-256 of the release's target bytes. running: counter of the release committed here in the
     policy's epoch, 0 = none. now: Unix ms. local: root on this node wishes it; nothing was signed by a controller.
+    secrets: signed lists by `service/name`, the newest accepted.
     """
 
     assignment: Assignment
@@ -40,6 +43,7 @@ class Choice:
     now: int
     running: int = 0
     local: bool = False
+    secrets: dict[str, SecretList] = field(default_factory=dict)
 
     @property
     def chooses(self) -> bool:
@@ -270,6 +274,18 @@ def _bounds(choice: Choice) -> Finding | None:
     return Finding(reason=f"{choice.title}: {problem}", hint="change the release, or its policy") if problem else None
 
 
+def _named(choice: Choice) -> Finding | None:
+    if choice.release is None or choice.policy is None or not choice.chooses:
+        return None
+    return find_unnamed(choice.release, choice.policy)
+
+
+def _sealed(choice: Choice) -> Finding | None:
+    if choice.release is None or not choice.chooses:
+        return None
+    return find_missing(choice.release, node_id=choice.accepted.node_id, listed=choice.secrets)
+
+
 CHOICE_RULES: tuple[Rule[Choice], ...] = (
     Rule(id="N0.assignment", description="assignment, policy and release carry our cluster_id", check=_cluster),
     Rule(id="assignment.signer", description="a controller key of the settings signed it", check=_signer),
@@ -290,4 +306,6 @@ CHOICE_RULES: tuple[Rule[Choice], ...] = (
     Rule(id="N7.policy", description="the policy is new enough for the release", check=_policy_version),
     Rule(id="N8.replicas", description="no more allocations here than the policy allows", check=_replicas),
     Rule(id="N9.bounds", description="the release stays within its policy and sane figures", check=_bounds),
+    Rule(id="N11.named", description="the policy names every secret that the release uses", check=_named),
+    Rule(id="N11.sealed", description="a signed list holds a box of each for this node", check=_sealed),
 )

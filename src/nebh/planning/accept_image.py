@@ -10,6 +10,7 @@ from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.rules import Finding, Rule
 from nebh.model.service import CheckKind
+from nebh.planning.bounds_secrets import find_folder_problem
 from nebh.planning.lint import find_unexcepted
 
 
@@ -74,9 +75,17 @@ def _lint(facts: ImageFacts) -> Finding | None:
     )
 
 
+def _folders(facts: ImageFacts) -> Finding | None:
+    problem = find_folder_problem(facts.release, facts.manifest)
+    return (
+        Finding(reason=problem, hint="give the secret a folder of its own, such as /run/secrets") if problem else None
+    )
+
+
 IMAGE_RULES: tuple[Rule[ImageFacts], ...] = (
     Rule(id="N9.image", description="digest, bytes and entries are as signed", check=_same),
     Rule(id="N9.limits", description="the image is within the policy's limits", check=_limits),
     Rule(id="image.program", description="the image holds the programs that argv and checks name", check=_program),
     Rule(id="N14.lint", description="lint is clean or excepted in the policy", check=_lint),
+    Rule(id="image.secrets", description="secrets lie in folders that the image leaves empty", check=_folders),
 )

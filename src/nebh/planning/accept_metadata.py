@@ -9,6 +9,7 @@ from nebh.model.names import NAME_PATTERN, is_name
 from nebh.model.node import NodeRecord
 from nebh.model.rules import Finding, Rule
 from nebh.model.trust import AcceptedState, TrustedSet
+from nebh.planning.accept_secret import find_foreign_list
 from nebh.planning.claims import claims_conflict
 
 SKEW = 120
@@ -197,6 +198,10 @@ def _claims(facts: MetadataFacts) -> Finding | None:
     return Finding(reason=str(found[0]), hint="let one of them give the name up", alarm=True) if found else None
 
 
+def _secrets(facts: MetadataFacts) -> Finding | None:
+    return find_foreign_list(facts.trusted)
+
+
 METADATA_RULES: tuple[Rule[MetadataFacts], ...] = (
     Rule(id="N0.metadata", description="every body carries our cluster_id", check=_cluster),
     Rule(id="N13.metadata", description="the clock is not before the newest operator signature", check=_clock),
@@ -210,4 +215,5 @@ METADATA_RULES: tuple[Rule[MetadataFacts], ...] = (
     Rule(id="N3.listed", description="a role lists releases of its service only", check=_listed),
     Rule(id="N3.agree", description="paths and bodies name the same service", check=_agree),
     Rule(id="N3.claims", description="a public name or port belongs to one service", check=_claims),
+    Rule(id="N11.agree", description="the list of a secret is about that secret", check=_secrets),
 )

@@ -7,6 +7,7 @@ import re
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.service import Check, CheckKind
+from nebh.planning.bounds_secrets import find_secrets_problem
 
 DAY = 86_400_000
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -18,7 +19,11 @@ LONGEST_TEXTS = 128 * 1024
 def find_bounds_problem(release: Release, policy: Policy) -> str:
     """Return why this release is outside its policy or outside what any node runs, or ""."""
     return (
-        _find_image(release, policy) or _find_process(release) or _find_times(release) or _find_checks(release, policy)
+        _find_image(release, policy)
+        or _find_process(release)
+        or _find_times(release)
+        or _find_checks(release, policy)
+        or find_secrets_problem(release)
     )
 
 

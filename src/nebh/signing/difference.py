@@ -10,6 +10,7 @@ from tuf.api._payload import Root, Targets
 
 from nebh.model.node import NodeList, Settings
 from nebh.model.policy import Policy
+from nebh.model.secret import SecretList
 from nebh.signing import roles
 from nebh.signing.keys import short
 from nebh.signing.trusted_set import NODES, SETTINGS, service_of
@@ -67,9 +68,28 @@ def compare(old: View, new: View) -> Difference:
             changes += _nodes(before, after)
         elif path == SETTINGS:
             changes += _fields("settings", _plain(before, Settings), _plain(after, Settings))
+        elif path.startswith("secrets/"):
+            changes.append(_secret(path, before, after, names=_names(old) | _names(new)))
         else:
             changes.append(Change(what=path, old=_size(before), new=_size(after), widens=before is None))
     return Difference(changes=tuple(changes), policies=tuple(policies))
+
+
+def _names(view: View) -> dict[str, str]:
+    return {one["node_id"]: one["name"] for one in _plain(_content(view, NODES), NodeList).get("nodes", ())}
+
+
+def _secret(path: str, before: bytes | None, after: bytes | None, *, names: dict[str, str]) -> Change:
+    """Boxes say nothing to people: the version, and who may read it. More readers of what there was widens."""
+    old, new = _plain(before, SecretList), _plain(after, SecretList)
+
+    def say(one: dict[str, Any]) -> str:
+        readers = sorted(names.get(node, node[:12]) for node in one["boxes"]) if one else []
+        return f"version {one['version']} for {', '.join(readers) or 'no node'}" if one else ""
+
+    widens = bool(old) and bool(set(new.get("boxes", ())) - set(old["boxes"]))
+    what = path.removeprefix("secrets/").removesuffix(".json")
+    return Change(what=f"secret {what}", old=say(old), new=say(new), widens=widens)
 
 
 def _content(view: View, path: str) -> bytes | None:

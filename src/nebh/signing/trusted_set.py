@@ -14,12 +14,14 @@ from nebh.model.errors import Refused
 from nebh.model.node import NodeList, Settings
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.secret import SecretList, key_of
 from nebh.model.trust import Delegation, TrustedSet
 from nebh.signing.trust_store import Expired, TrustStore
 from nebh.wire import codec
 
 NODES, SETTINGS = "cluster/nodes.json", "cluster/settings.json"
 _POLICY = re.compile(r"policy/([a-z0-9-]{1,32})\.json\Z")
+_SECRET = re.compile(r"secrets/([a-z0-9-]{1,32})/([a-z0-9-]{1,32})\.json\Z")
 _ROLE = re.compile(r"rel-([a-z0-9-]{1,32})(?:\.[1-9][0-9]{0,8})?\Z")
 TARGETS_LIMIT = 4 << 20
 T = TypeVar("T")
@@ -44,6 +46,11 @@ def policy_path(service: str) -> str:
     return f"policy/{service}.json"
 
 
+def secret_path(service: str, name: str) -> str:
+    """Return the target path of a secret's list."""
+    return f"secrets/{service}/{name}.json"
+
+
 def release_path(service: str, counter: int) -> str:
     """Return the target path of a release."""
     return f"release/{service}/{counter}.json"
@@ -59,7 +66,7 @@ def service_of(role: str) -> str:
 def read_trusted_set(store: TrustStore, *, source: str, wanted: tuple[str, ...] | None = ()) -> TrustedSet:
     """Return what a refreshed store holds; refreshes it when that has not happened.
 
-    Nodes, settings and policies are read always; of releases those in `wanted` that are listed, None = every listed
+    Nodes, settings, policies and lists of secrets are read always; of releases those in `wanted` that are listed, None = every listed
     one. `releases` and `release_digests` have target paths as keys (`release/web/7.json`), `policies` service names;
     `release_digests` holds every listed release, read or not. A `rel-` role that expired has version and releases
     left out and `expires` 0, so that one idle CI does not stop the other services; a wanted release of it raises.
@@ -80,6 +87,12 @@ def read_trusted_set(store: TrustStore, *, source: str, wanted: tuple[str, ...] 
         if match:
             policies[match.group(1)] = policy = _read(found, store, path, Policy)
             found.signed_at.append(policy.signed_at)
+    secrets = {}
+    for path in sorted(targets.targets):
+        match = _SECRET.match(path)
+        if match:
+            secrets[key_of(*match.groups())] = listed = _read(found, store, path, SecretList)
+            found.signed_at.append(listed.signed_at)
     paths = [path for path in found.release_digests if wanted is None or path in wanted]
     releases = {path: _read(found, store, path, Release) for path in paths}
     return TrustedSet(
@@ -100,6 +113,7 @@ def read_trusted_set(store: TrustStore, *, source: str, wanted: tuple[str, ...] 
         policies=policies,
         releases=releases,
         release_digests=found.release_digests,
+        secrets=secrets,
     )
 
 

@@ -11,9 +11,11 @@ from nebh.model.names import check_name
 from nebh.model.node import NodeList, NodeRecord, Settings
 from nebh.model.policy import Policy
 from nebh.model.release import Release
+from nebh.model.secret import SecretList
 from nebh.signing import roles
 from nebh.signing.difference import Difference, View, compare
 from nebh.signing.repository import Draft, Publication, State
+from nebh.signing.secret_lists import drop_secrets, put_secrets
 from nebh.signing.statements import StatementSigner
 from nebh.signing.trusted_set import NODES, SETTINGS, policy_path, release_path
 from nebh.wire import codec
@@ -26,6 +28,7 @@ class Wish:
     policies: new or next versions; releases: new ones; delist, relist: (service, counter), the latter needs its bytes
     in `releases`; nodes: added, or replacing the one with the same node_id; remove: services that go for good;
     ci_keys: by service the hex keys that may sign its releases beside the operators' (() = operators only);
+    secrets: lists of sealed boxes, new or next; what a policy no longer names is taken away by itself;
     fresh_roles: services whose releases are signed under a new role name from now on, after a stolen key.
     """
 
@@ -38,6 +41,7 @@ class Wish:
     remove: tuple[str, ...] = ()
     ci_keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fresh_roles: tuple[str, ...] = ()
+    secrets: tuple[SecretList, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ def apply_wish(state: State, wish: Wish, *, key: StatementSigner, now: int, rene
     _put_nodes(draft, state, wish)
     for policy in wish.policies:
         _put_policy(draft, state, policy)
+    put_secrets(draft, state, wish.secrets, policies=wish.policies, nodes=wish.nodes)
     for service, publics in wish.ci_keys.items():
         _delegate(draft, service, publics, fresh=service in wish.fresh_roles)
     for service, counter in wish.delist:
@@ -202,6 +207,7 @@ def _remove(draft: Draft, service: str) -> None:
     if policy_path(service) not in draft.targets.targets:
         raise NotFound(f"cannot remove {service}: no such service")
     draft.drop(policy_path(service))
+    drop_secrets(draft, service)
     draft.undelegate(service)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nebh.model.names import NAME_PATTERN
 from nebh.spec.data_fields import DATA, HOOKS, ON_FAILURE_DATA, VOLUMES
+from nebh.spec.secret_fields import SECRETS
 from nebh.spec.shape import Choice, Cores, Duration, Either, Field, Flag, Listing, Section, Size, Table, Text, Whole
 
 DAY = 86_400_000
@@ -337,6 +338,7 @@ SPEC = Section(
         Field(key="volumes", shape=VOLUMES, doc="Data that it owns on its node, each volume with a name."),
         Field(key="data", shape=DATA, doc="Which versions of its data this release reads and writes."),
         Field(key="hooks", shape=HOOKS, doc="Programs of the image that an update runs at named points."),
+        Field(key="secrets", shape=SECRETS, doc="Values that only its nodes can read, each a file of the container."),
         Field(key="health", shape=HEALTH, doc="How one sees that an instance works."),
         Field(key="stop", shape=STOP, doc="How an instance ends."),
         Field(key="update", shape=UPDATE, doc="How a node moves from one release to the next."),

@@ -32,6 +32,7 @@ from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
 from nebh.spec.network import parse_egress, parse_ports, parse_routes
 from nebh.spec.read import Reader, Value
+from nebh.spec.secrets import parse_secrets
 
 _SOURCES = {
     "dir": SourceKind.DIRECTORY,
@@ -91,6 +92,7 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         data=parse_data(reader, root, volumes),
         hooks=parse_hooks(reader, root, volumes),
         policy=_policy(root),
+        secrets=parse_secrets(reader, root),
         **{key: _data(root, key, None) for key in ("user", "retention") if root.get(key) is not None},
     )
     _check_watched(reader, root, spec)

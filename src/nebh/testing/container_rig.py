@@ -114,6 +114,7 @@ class ContainerRig:
         policy: Policy | None = None,
         log_bytes: int = 1 << 20,
         uid_base: int = UID_BASE,
+        secret_folders: tuple[str, ...] = (),
     ) -> ContainerPlan:
         """Return the plan of a container that runs `argv`; each service has a uid_base of its own."""
         facts = InstanceFacts(
@@ -128,6 +129,10 @@ class ContainerRig:
             address4="10.0.0.2",
             address6="fd00::2",
             etc_files=self.folders.etc_files(instance),
+            secret_folders={
+                folder: str(self.folders.bundle(instance) / "secrets" / str(number))
+                for number, folder in enumerate(secret_folders)
+            },
         )
         return ContainerPlan(
             instance=instance,

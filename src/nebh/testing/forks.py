@@ -68,7 +68,7 @@ def run_executor(wish: dict[str, Any]) -> int:
     a way to either."""
     rules, ahead = frozenset(wish.get("disabled", ())), int(wish.get("clock", 0)) * 1000
     if rules:
-        for name in ("accept_metadata", "accept_assignment", "accept_image", "accept_order"):
+        for name in ("accept_metadata", "accept_assignment", "accept_image", "accept_order", "accept_secret"):
             setattr(accept, name, functools.partial(getattr(accept, name), disabled=rules))
     if ahead:
         right = SystemClock.now_ms

@@ -334,7 +334,7 @@ class Node(Cloud):
         """Serve an image that answers `text`. more: the content of a file of its own, for its weight."""
         entries = [
             TreeEntry(path=path, type=EntryType.DIRECTORY, mode=0o755)
-            for path in ("bin", "dev", "etc", "proc", "sys", "tmp", "www")
+            for path in ("bin", "dev", "etc", "proc", "run", "run/secrets", "sys", "tmp", "www")
         ]
         files = {
             "bin/busybox": (Path(busybox()).read_bytes(), 0o755),

@@ -8,13 +8,15 @@ from typing import Protocol
 
 from nebh.drivers.containers.logs import LogPage
 from nebh.model.instance import CheckResult, Observed, Strain
+from nebh.model.secret import SecretFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerPlan:
     """Everything that makes a container. tree: the materialised root file system on the host; config: OCI config.json
     from `oci_config.render_config`; uid_base: first host id of its range (65,536 long); etc_files: contents by name
-    below /etc; log_bytes: of all log files together; log_files: how many are kept."""
+    below /etc; log_bytes: of all log files together; log_files: how many are kept; user: inside, whose the secrets are;
+    secrets: files in memory below BUNDLE/secrets; secret_env: variables that no file on the disk may hold."""
 
     instance: str
     tree: Path
@@ -23,6 +25,9 @@ class ContainerPlan:
     etc_files: dict[str, bytes] = field(default_factory=dict)
     log_bytes: int = 40 * 1024 * 1024
     log_files: int = 4
+    user: int = 10001
+    secrets: tuple[SecretFile, ...] = ()
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 class ContainerDriver(Protocol):
@@ -54,6 +59,11 @@ class ContainerDriver(Protocol):
 
     def delete(self, instance: str) -> None:
         """Kill and remove every trace but the logs: processes, cgroup, runtime state, bundle."""
+        ...
+
+    def give_secrets(self, instance: str, secrets: tuple[SecretFile, ...]) -> tuple[str, ...]:
+        """Put each file in the place of the one of its name, in one step; return the places whose bytes changed. Raises
+        Failed for a container that was made without secrets, or is gone."""
         ...
 
     def check(self, instance: str, argv: tuple[str, ...], timeout_ms: int) -> CheckResult:

@@ -21,7 +21,8 @@ import signal as signals
 import stat
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,19 @@ from typing import Any
 from nebh.drivers.containers import logs
 from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.oci_config import render_process
+from nebh.drivers.containers.secret_files import CONFIG, FOLDER, memory_files, render_with_env
 from nebh.drivers.containers.strain import measure_strain
 from nebh.host import processes
 from nebh.host.cgroups import CgroupTree
 from nebh.host.faults import point
 from nebh.host.files import write_atomic
-from nebh.host.launcher import Launch, launch, run_beside
+from nebh.host.launcher import Launch, give, launch, run_beside
 from nebh.host.processes import ProcessId
 from nebh.host.run import Command, CommandFailed, Result
 from nebh.host.worker import Worker
 from nebh.model.errors import Failed
 from nebh.model.instance import CheckResult, Observed, Status, Strain
+from nebh.model.secret import SecretFile
 
 _PLAN = "nebh.json"
 _SLOW = 60.0
@@ -260,7 +263,7 @@ class CrunContainers:
         _remove_folder(self._folders.logs / instance)
 
     def _make_folders(self, plan: ContainerPlan, bundle: Path) -> None:
-        for folder in (bundle, bundle / "etc", bundle / "rootfs"):
+        for folder in (bundle, bundle / "etc", bundle / "rootfs", *([bundle / FOLDER] if plan.secrets else [])):
             folder.mkdir()
             folder.chmod(0o711)
         for folder in (self._folders.logs / plan.instance, self._folders.run / "persist" / plan.instance):
@@ -270,7 +273,7 @@ class CrunContainers:
         for name, data in plan.etc_files.items():
             write_atomic(bundle / "etc" / name, data, mode=0o644, durable=False)
         config = _fit_rlimits(json.loads(plan.config))
-        kept = {"uid_base": plan.uid_base, "log_bytes": plan.log_bytes, "log_files": plan.log_files}
+        kept = {"uid_base": plan.uid_base, "user": plan.user, "log_bytes": plan.log_bytes, "log_files": plan.log_files}
         write_atomic(bundle / _PLAN, json.dumps(kept).encode(), mode=0o600, durable=False)
         write_atomic(bundle / "config.json", json.dumps(config).encode(), mode=0o600, durable=False)
 
@@ -294,8 +297,32 @@ class CrunContainers:
             uid_base=plan.uid_base,
             cgroups=tuple(str(folder) for folder in self._cgroups.enter_conmon(name)),
             output=str(bundle / "conmon.log"),
+            secret_root=str(bundle / FOLDER) if plan.secrets else "",
         )
-        launch(self._launcher, order, write_bundle=partial(self._write_bundle, plan, bundle), timeout=_SLOW)
+        write_bundle: Callable[[], None] = partial(self._write_bundle, plan, bundle)
+        if not plan.secrets:
+            launch(self._launcher, order, write_bundle=write_bundle, timeout=_SLOW)
+            return
+        with memory_files(plan.secrets, owner=plan.uid_base + plan.user, env=self._with_env(plan)) as (packed, values):
+            if plan.secret_env:
+                write_bundle()  # before: a file that is replaced later would lose what covers it
+                write_bundle = _nothing
+                order = replace(order, covered=(str(bundle / FOLDER / CONFIG), str(bundle / "config.json")))
+            order = replace(order, secrets=packed)
+            launch(self._launcher, order, write_bundle=write_bundle, timeout=_SLOW, values=values)
+
+    def _with_env(self, plan: ContainerPlan) -> bytes:
+        """Return the config with the variables that no file on the disk holds, b"" where there are none."""
+        return render_with_env(_fit_rlimits(json.loads(plan.config)), plan.secret_env) if plan.secret_env else b""
+
+    def give_secrets(self, instance: str, secrets: tuple[SecretFile, ...]) -> tuple[str, ...]:
+        """Replace files in memory, seen by the container at once; return the places whose bytes changed."""
+        conmon, kept = self._conmon_of(instance), self._plan(instance)
+        folder = self._folders.bundle(instance) / FOLDER
+        if conmon is None or not folder.is_dir():
+            raise Failed(f"cannot give {instance} secrets: it was made without, or it is gone")
+        with memory_files(secrets, owner=kept["uid_base"] + kept["user"]) as (packed, values):
+            return give(self._launcher, conmon=conmon.pid, folder=folder, files=packed, values=values)
 
     def _let_go(self, instance: str, found: Observed) -> None:
         """Start by the FIFO that crun's init waits at (0.05 ms instead of 5 for `crun start`)."""
@@ -373,6 +400,10 @@ class CrunContainers:
     def _saw_oom(self, instance: str) -> bool:
         mark = self._folders.run / "persist" / instance / "oom"
         return mark.exists() or self._cgroups.oom_kills(instance) > 0
+
+
+def _nothing() -> None:
+    pass
 
 
 def _fit_rlimits(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.logs import LogLine, LogPage
 from nebh.model.errors import Failed, NebhError
 from nebh.model.instance import CheckResult, Observed, Status, Strain
+from nebh.model.secret import SecretFile
 
 _FIRST_PID = 1000
 
@@ -30,6 +31,7 @@ class _Container:
     oom: bool = False
     conmon_alive: bool = True
     bells: list[int] = field(default_factory=list)
+    secrets: dict[str, bytes] = field(default_factory=dict)
 
 
 class FakeContainers:
@@ -83,7 +85,8 @@ class FakeContainers:
             if argv[0].startswith("/missing"):
                 raise Failed(f"cannot create the container: executable file `{argv[0]}` not found")
             self._pids += 1
-            self._containers[plan.instance] = _Container(plan=plan, pid=self._pids)
+            held = {one.place: one.value for one in plan.secrets}
+            self._containers[plan.instance] = _Container(plan=plan, pid=self._pids, secrets=held)
             self._logs.setdefault(plan.instance, [])
         return self.observe(plan.instance)
 
@@ -134,6 +137,21 @@ class FakeContainers:
             one = self._containers.pop(instance, None)
             if one is not None:
                 self._ring(one)
+
+    def give_secrets(self, instance: str, secrets: tuple[SecretFile, ...]) -> tuple[str, ...]:
+        """As promised by the contract."""
+        self._enter("give_secrets", instance)
+        with self._lock:
+            one = self._containers.get(instance)
+            if one is None or not one.secrets:
+                raise Failed(f"cannot give {instance} secrets: it was made without, or it is gone")
+            changed = tuple(file.place for file in secrets if one.secrets.get(file.place) != file.value)
+            one.secrets |= {file.place: file.value for file in secrets}
+            return changed
+
+    def secrets_of(self, instance: str) -> dict[str, bytes]:
+        """Return the files that a container sees, by place."""
+        return dict(self._containers[instance].secrets)
 
     def check(self, instance: str, argv: tuple[str, ...], timeout_ms: int) -> CheckResult:
         """Pass as `check_ok` says; `/bin/sh -c "exit N"` ends with N, `sleep` takes longer than `timeout_ms`."""

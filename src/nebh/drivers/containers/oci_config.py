@@ -125,6 +125,10 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
     for path, source, read_only in sorted(facts.volumes):
         options = ["bind", "idmap", "ro" if read_only else "rw", *bare]
         mounts.append({"destination": path, "type": "bind", "source": source, "options": options})
+    mounts += [
+        {"destination": folder, "type": "bind", "source": path, "options": ["bind", "ro", *bare]}
+        for folder, path in sorted(facts.secret_folders.items())
+    ]
     return mounts
 
 

@@ -1,0 +1,257 @@
+"""Nothing leaks: values that stand nowhere else go through a whole cloud - set, deployed, rotated, refused, rolled back,
+killed - and are then looked for in every output, file and process there is. One leak planted in each of these places is
+found by the same search."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nebh.client.api_client import Client, Login
+from nebh.client.transport import UnixTransport
+from nebh.host.run import CommandFailed, Result
+from nebh.model import api
+from nebh.signing.keys import load_key
+from nebh.testing.canary import Canary, ProcessWatch, Search, core_dump_settings, descendants
+from nebh.testing.cloud import Cloud
+from nebh.testing.tiny_service import write_service
+
+pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+USES = "secrets:\n  - {name: db, signal: USR1}\n  - {name: made, generate: 32 alnum}\n"
+FIRST, SECOND, LOST, HELD = Canary(), Canary(), Canary(), Canary()
+ALL = (FIRST, SECOND, LOST, HELD)
+
+
+class Said:
+    """Every output of every command."""
+
+    def __init__(self) -> None:
+        self.outputs: list[tuple[str, bytes]] = []
+
+    def take(self, what: str, done: Result) -> Result:
+        self.outputs.append((what, done.stdout + b"\n" + done.stderr))
+        return done
+
+
+@pytest.fixture(scope="module")
+def said() -> Said:
+    return Said()
+
+
+@pytest.fixture(scope="module")
+def watch(cloud: Cloud) -> Iterator[Search]:
+    """The process list, looked at all the time."""
+    search = Search(*ALL)
+    with ProcessWatch(search):
+        yield search
+
+
+def seen(cloud: Cloud, name: str = "db") -> bytes:
+    (one,) = cloud.serving("web")
+    return Path(f"/proc/{one['pid']}/root/run/secrets/{name}").read_bytes()
+
+
+def files_of(cloud: Cloud) -> Search:
+    """Search every file that the cloud and its operator have."""
+    search = Search(*ALL)
+    search.tree("state", cloud.layout.state)
+    search.tree("run", cloud.layout.run)
+    for name in ("config", "cache", "home"):
+        search.tree(name, cloud.folder / name)
+    search.text("up.log", (cloud.folder / "up.log").read_bytes())
+    for path in (*Path("/dev/shm").glob("nebh-*"), *Path("/tmp").glob("nebh-trace-*")):
+        search.tree("left behind", path) if path.is_dir() else search.text(str(path), path.read_bytes())
+    return search
+
+
+def api_answers(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
+    """Yield what the API says to an operator of everything that concerns the service."""
+    (key,) = (cloud.folder / "config").glob("*/operator.key")
+    operator = load_key(key)
+    login = Login(kind=api.Who.OPERATOR, sign=lambda data: (operator.public, operator.sign_bytes(data)))
+    client = Client(UnixTransport(path=cloud.layout.controller_socket), login=login)
+    paths = ("status", "nodes", "services", "services/web", "services/web/releases", "events?after=0", "history")
+    for path in (*paths, "receipts?after=0", "services/web/logs"):
+        yield path, b"".join(client._call("GET", f"/v1/{path}").chunks)
+    for role in ("timestamp.json",):
+        yield role, client.metadata(role, limit=1 << 20) or b""
+    client.close()
+
+
+def test_1_set_deployed_and_read_by_the_service_alone(
+    cloud: Cloud, disk_folder: Path, said: Said, watch: Search
+) -> None:
+    spec = write_service(disk_folder, more=USES)
+    said.take("plan", cloud.nebh("plan", str(spec), accept=tuple(range(9))))
+    refused = said.take("deploy", cloud.nebh("deploy", "--yes-widen", str(spec), accept=(2,)))
+    assert b"nebh secret set web/db" in refused.stderr
+    said.take("set", cloud.nebh("secret", "set", "web/db", stdin=FIRST.value))
+    said.take("deploy", cloud.nebh("deploy", "--yes-widen", str(spec)))
+    assert seen(cloud) == FIRST.value
+    assert len(seen(cloud, "made")) == 32
+
+
+def test_2_rotated_without_a_release_and_receipted(cloud: Cloud, said: Said, watch: Search) -> None:
+    (before,) = cloud.serving("web")
+    done = said.take("set", cloud.nebh("secret", "set", "web/db", "--json", stdin=SECOND.value))
+    (row,) = json.loads(done.stdout)["secrets"]
+    assert [one["outcome"] for one in row["receipts"]] == ["rotated"]
+    assert seen(cloud) == SECOND.value
+    made = seen(cloud, "made")
+    said.take("rotate", cloud.nebh("secret", "rotate", "web/made"))
+    assert seen(cloud, "made") != made
+    (after,) = cloud.serving("web")
+    assert (after["id"], after["pid"]) == (before["id"], before["pid"])
+
+
+def test_3_failures_say_nothing_of_it(cloud: Cloud, disk_folder: Path, said: Said, watch: Search) -> None:
+    for words, given in (
+        (("secret", "set", "web/db"), LOST.value * 9000),
+        (("secret", "import", "web", "-"), b"DB=" + LOST.value + b"\nbroken " + LOST.value + b"\n"),
+        (("secret", "import", "web", "-"), b'{"db": ["' + LOST.value + b'"]}'),
+        (("secret", "set", "shop/none", "--timeout", "x"), LOST.value),
+    ):
+        assert said.take(" ".join(words), cloud.nebh(*words, stdin=given, accept=(2,))).status == 2
+    failing = "update: {bake: 3s, drain: 1s, checks: [{http: {path: /missing}, failures: 1, interval: 200ms}]}\n"
+    spec = write_service(disk_folder, page="tiny 2", more=USES)
+    spec.write_text(spec.read_text().replace("update: {bake: 1s, drain: 1s}\n", failing))
+    assert said.take("deploy", cloud.nebh("deploy", "--yes-widen", str(spec), accept=(8,))).status == 8
+    assert seen(cloud) == SECOND.value
+
+
+def test_4_a_forged_box_is_refused_and_what_runs_runs_on(cloud: Cloud, said: Said, watch: Search) -> None:
+    """The controller swaps the bytes of the box after they were uploaded: nobody gets the value, everybody the reason."""
+    agent = cloud.pid_of("agent")
+    subprocess.run(["kill", "-STOP", str(agent)], check=True)
+    try:
+        done = cloud.nebh("secret", "set", "web/db", "--detach", stdin=HELD.value)
+        said.take("set", done)
+        lists = sorted(cloud.layout.controller.rglob("*.db.json"), key=lambda path: path.stat().st_mtime_ns)
+        ((_, box),) = json.loads(lists[-1].read_bytes())["boxes"].items()
+        held = next(path for path in cloud.layout.controller.rglob(f"*{box['digest'][2:]}*") if path.is_file())
+        held.chmod(0o600)
+        held.write_bytes(b"forged" * 13)
+    finally:
+        subprocess.run(["kill", "-CONT", str(agent)], check=True)
+    end = time.monotonic() + 60
+    while not {one["kind"] for one in events(cloud)} & {"secret.refused", "secret.unreachable"}:
+        assert time.monotonic() < end, events(cloud)[-5:]
+        time.sleep(0.5)
+    assert seen(cloud) == SECOND.value
+
+
+def events(cloud: Cloud) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = cloud.nebh_json("events")["events"]
+    return found
+
+
+def test_5_an_executor_killed_and_a_cloud_rebooted_give_it_again(cloud: Cloud, said: Said, watch: Search) -> None:
+    said.take("set", cloud.nebh("secret", "set", "web/db", "--detach", stdin=SECOND.value))
+    old = cloud.kill("executor")
+    cloud.wait_restarted("executor", old=old)
+    wait_for(cloud, SECOND.value)
+    cloud.power_cut()
+    cloud.up()
+    wait_for(cloud, SECOND.value)
+    for pid in descendants(cloud.pid_of("executor")):
+        assert core_dump_settings(pid) == ("0", "00000000")
+
+
+def wait_for(cloud: Cloud, value: bytes) -> None:
+    """Wait until the service's one instance runs and sees this value."""
+    end = time.monotonic() + 180
+    found = b""
+    while found != value:
+        assert time.monotonic() < end, found[:6]
+        time.sleep(0.3)
+        with contextlib.suppress(CommandFailed, OSError, ValueError):
+            found = seen(cloud)
+
+
+def test_6_nothing_that_was_written_printed_or_run_holds_it(
+    cloud: Cloud, disk_folder: Path, said: Said, watch: Search
+) -> None:
+    for words in (
+        ("status",),
+        ("events",),
+        ("releases", "web"),
+        ("history",),
+        ("inspect", "web"),
+        ("why", "web"),
+        ("logs", "web"),
+        ("secret", "list"),
+        ("secret", "who", "web/db"),
+        ("trust", "show"),
+        ("plan", str(disk_folder / "web.yaml")),
+    ):
+        for form in ((), ("--json",)):
+            said.take(" ".join(words), cloud.nebh(*words, *form, accept=tuple(range(10))))
+    said.take("status", cloud.nebh_executor("status", "--json"))
+    said.take("inspect", cloud.nebh_executor("inspect", "web", accept=tuple(range(10))))
+    search = files_of(cloud)
+    for what, data in (*said.outputs, *api_answers(cloud)):
+        search.text(what, data)
+    assert search.places > 200
+    assert not search.leaks, "\n".join(map(str, search.leaks))
+    assert watch.places > 1000
+    assert not watch.leaks, "\n".join(map(str, watch.leaks))
+
+
+STORES = (
+    "controller",
+    "agent",
+    "executor",
+    "journal",
+    "bundles",
+    "logs",
+    "run",
+    "config",
+    "cache",
+    "outputs",
+    "processes",
+)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_7_a_leak_planted_in_each_place_is_found(cloud: Cloud, store: str) -> None:
+    needle = FIRST.value
+    folders = {
+        "controller": cloud.layout.controller,
+        "agent": cloud.layout.agent,
+        "executor": cloud.layout.executor,
+        "bundles": cloud.layout.bundles,
+        "logs": cloud.layout.logs,
+        "run": cloud.layout.run,
+        "config": cloud.folder / "config",
+        "cache": cloud.folder / "cache",
+    }
+    if store == "outputs":
+        search = Search(*ALL)
+        search.text("an output", b"value: " + needle.hex().encode())
+    elif store == "processes":
+        search = Search(*ALL)
+        with ProcessWatch(search, every=0.01):
+            subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)", needle.decode()], check=True)
+    elif store == "journal":
+        with sqlite3.connect(cloud.layout.journal, timeout=30) as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('planted', ?)", (needle.decode(),))
+        connection.close()
+        search = files_of(cloud)
+        with sqlite3.connect(cloud.layout.journal, timeout=30) as connection:
+            connection.execute("DELETE FROM meta WHERE key = 'planted'")
+        connection.close()
+    else:
+        planted = folders[store] / "planted"
+        planted.write_bytes(b"a line\n" + needle + b"\n")
+        search = files_of(cloud)
+        planted.unlink()
+    assert search.leaks, store
