@@ -17,13 +17,13 @@ from nebh.model.volume import DataRules, Hook, HookPoint, OnFailureData, VolumeB
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/bad", interval=100, failures=1)
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 SHARED = VolumeBound(name="shared", kind=VolumeClass.SHARED_STATE, size=1 << 20)
-MOUNTS = (VolumeMount(name="data", path="/data"), VolumeMount(name="shared", path="/shared"))
+MOUNTS = (VolumeMount(name="data", path="/data"), VolumeMount(name="shared", path="/both"))
 BAKE = Update(bake=150, drain=100)
 
 
 def release(number: int, **fields: Any) -> dict[str, Any]:
     """Return the fields of a release that writes its number when it starts."""
-    program = f"append /data/rows {number};append /shared/rows {number};sleep 1"
+    program = f"append /data/rows {number};append /both/rows {number};sleep 1"
     return {
         "argv": ("/bin/sh", "-c", program),
         "volumes": MOUNTS,
@@ -94,7 +94,7 @@ def test_there_is_one_writer_and_a_snapshot_before_it(bench):
 
 def test_before_the_cut_over_all_data_comes_back(bench):
     deploy(bench, 1)
-    bench.add_release(2, **release(2, argv=("/bin/sh", "-c", "append /data/rows x;append /shared/rows x;exit 3")))
+    bench.add_release(2, **release(2, argv=("/bin/sh", "-c", "append /data/rows x;append /both/rows x;exit 3")))
     nonce = bench.assign(2)
     bench.settle()
     assert bench.outcome(nonce) is Outcome.ROLLED_BACK

@@ -63,12 +63,13 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
         examples=("nebh plan web.yaml",),
     )
     plan.add_argument("spec", metavar="SPEC.yaml")
+    _add_rollback(subparsers, common)
     _running(subparsers, common)
     _policies(subparsers, common)
     _orders(subparsers, common)
 
 
-def _running(subparsers: Any, common: argparse.ArgumentParser) -> None:
+def _add_rollback(subparsers: Any, common: argparse.ArgumentParser) -> None:
     rollback = add_command(
         subparsers,
         common,
@@ -90,6 +91,9 @@ def _running(subparsers: Any, common: argparse.ArgumentParser) -> None:
     rollback.add_argument("--yes", "-y", action="store_true", help="do not ask before data is restored")
     rollback.add_argument("--to", type=_counter, default=0, metavar="N", help="number of the release to go back to")
     _wait_options(rollback)
+
+
+def _running(subparsers: Any, common: argparse.ArgumentParser) -> None:
     stop = add_command(
         subparsers,
         common,
