@@ -12,7 +12,6 @@ from nebh.drivers.containers.preflight import preflight
 from nebh.drivers.dns.dnsmasq import DnsmasqDns
 from nebh.drivers.ingress.haproxy import HaproxyIngress
 from nebh.drivers.networks.routed import RoutedNetwork
-from nebh.drivers.volumes.copy import copy_volumes
 from nebh.executor.agent_link import AgentLink
 from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
@@ -25,6 +24,7 @@ from nebh.executor.intake import Intake
 from nebh.executor.look import Look
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
+from nebh.executor.storage import Storage, choose, open_storage
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.trust import Trust
@@ -68,6 +68,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
     tree.prepare()
     ingress_uid, ingress_gid = daemons.user_id(config.ingress_user, "nobody")
     keys = ensure_node_keys(layout.node_key.parent)
+    storage = Storage(choose(config.storage, layout), layout=layout, launcher=launcher)
     context = Context(
         layout=layout,
         config=config,
@@ -89,7 +90,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
                 cgroups=tree.enter_service("ingress"),
                 seen_from=networker.pid,
             ),
-            volumes=copy_volumes(layout.volumes),
+            volumes=storage.chosen.driver,
         ),
         store=NodeStore(layout.state),
         clock=SystemClock(),
@@ -97,6 +98,8 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         sign=lambda receipt: sign_statement("receipt", receipt, keys.sign),
         cgroup_v2=tree.v2,
         apparmor=ensure_profile(layout.run),
+        storage=storage.ensure,
+        look_at_storage=storage.look,
     )
     context.agent.mirrors = lambda: _signed_mirrors(context)
     executor = Executor(context)
@@ -155,7 +158,7 @@ class Executor:
         with self._opening:
             if self._opened or not self._has_record():
                 return
-            self.context.drivers.volumes.open()
+            open_storage(self.context)
             self._retire_orphans()
             self.plane.resting |= self._not_running()
             self.plane.ensure()

@@ -47,7 +47,8 @@ class Drivers:
 @dataclass(kw_only=True)
 class Context:
     """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
-    holds `changed` must not touch the database: who writes there may be about to wake."""
+    holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
+    ready, or raises; look_at_storage: why it cannot be used, "" = it can."""
 
     layout: Layout
     config: LocalConfig
@@ -59,6 +60,8 @@ class Context:
     sign: Sign
     cgroup_v2: bool
     apparmor: str = ""
+    storage: Callable[[], None] = lambda: None
+    look_at_storage: Callable[[], str] = lambda: ""
     accepted: Accepted = field(init=False)
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)

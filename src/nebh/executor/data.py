@@ -87,6 +87,8 @@ def make_volumes(context: Context, row: TransactionRow, release: Release) -> Non
             hint="deploy with an operator's key, so that the policy is signed with it",
         )
     found = owned(context, policy, release, replicas=row.replicas)
+    if found or release.volumes:
+        context.storage()
     if row.kind != "restore":
         for one in found:
             fit = data.may_read(release, one.row.version if one.row is not None and one.part.snapshotted else 0)

@@ -310,6 +310,12 @@ class Engine:
                 self._finish(service)
         self._sweeper.prune_later()
 
+    def _tidy(self, service: str) -> None:
+        try:
+            tidy_snapshots(self._context, service)
+        except (NebhError, OSError) as error:
+            self._context.tell("data.untidy", f"{service}: cannot look through its snapshots: {error}", service=service)
+
     def _finish(self, service: ServiceRow) -> None:
         """What follows the end of a transaction may have been cut short too."""
         for row in self._context.work.history(service.service, limit=1):
@@ -317,4 +323,4 @@ class Engine:
         if service.wanted is Wanted.REMOVED and self._context.accepted.policy(service.service) is not None:
             self._sweeper.forget_later(service.service)
         else:
-            tidy_snapshots(self._context, service.service)
+            self._tidy(service.service)

@@ -34,6 +34,7 @@ def fork_helpers(layout: Layout) -> Helpers:
     gc.freeze()  # a collection in a helper would write to every object it inherited
     networker = fork_networker()
     namespaces.unshare(CLONE_NEWNET)
+    namespaces.private_mounts()  # volumes are nobody else's to see, and gone with the last that uses them
     return Helpers(networker=networker, launcher=fork_launcher())
 
 

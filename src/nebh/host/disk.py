@@ -31,6 +31,11 @@ def free_bytes(path: os.PathLike[str]) -> int:
 
 def is_volatile(path: os.PathLike[str]) -> bool:
     """Tell whether `path` is on a tmpfs or ramfs, which a reboot empties."""
+    return filesystem_kind(path) in {"tmpfs", "ramfs"}
+
+
+def filesystem_kind(path: os.PathLike[str]) -> str:
+    """Return the kind of file system that `path` is on, such as ext4."""
     real = os.path.realpath(path)
     found = ("", "")
     with open("/proc/self/mounts", encoding="utf-8") as file:  # noqa: PTH123 - one line of kernel text
@@ -40,4 +45,4 @@ def is_volatile(path: os.PathLike[str]) -> bool:
             inside = real == point or real.startswith(point.rstrip("/") + "/")
             if inside and len(point) >= len(found[0]):
                 found = (point, kind)
-    return found[1] in {"tmpfs", "ramfs"}
+    return found[1]

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """Where volumes are kept. driver: auto, btrfs, pool, reflink, copy or command. device: a block device of our own for
+    the pool; without one it is a file of `size` bytes that grows to `most`. commands: of the driver `command`."""
+
+    driver: str = "auto"
+    device: str = ""
+    size: int = 1 << 30
+    most: int = 1 << 40
+    commands: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +37,4 @@ class LocalConfig:
     overlap_memory: int = 90
     listen: str = ""
     fetch_rate: int = 0
+    storage: StorageConfig = field(default_factory=StorageConfig)

@@ -65,6 +65,8 @@ class BtrfsPool:
                     f"cannot mount the pool of volumes {device}: {error.strerror}", hint="dmesg says what it found"
                 ) from error
             self._plan.mount.chmod(0o711)
+            if self._plan.device is None:  # mounted as it is, it stays until its last mount is gone, and no longer
+                run(Command(argv=("losetup", "--detach", str(device))))
         if self._plan.device is None:
             self._take_all()
 

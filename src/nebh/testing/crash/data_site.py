@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import secrets
 import threading
 import time
 from pathlib import Path
 
-from nebh.drivers.volumes.copy import copy_volumes
 from nebh.host.namespaces import CLONE_NEWNET, setns
 from nebh.model.errors import NebhError, NotFound
 from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
@@ -34,8 +34,10 @@ Row = tuple[int, str]
 class DataSite(Site):
     """See above. acked: (number, release) of every row that a client was told of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, storage: str = "pool") -> None:
+        """storage: the driver that keeps the volume, pool or copy."""
         super().__init__(folder)
+        self._storage = storage
         self.acked: list[Row] = []
         self._writing = threading.Event()
 
@@ -43,9 +45,20 @@ class DataSite(Site):
         """Found the cloud, deploy release 1, begin to write. Raises NotFound without a compiler."""
         spec = write_rows(self.folder / "spec", Rows(version="v1", name="web", host=HOST, bake="300ms"))
         self.begin_programs()
+        self._choose_storage()
         self.nebh("deploy", str(spec))
         self.operator = Attacker(self)
         self.begin_load()
+
+    def _choose_storage(self) -> None:
+        config = json.loads(self.layout.node_config.read_text())
+        config["storage"] = {"driver": self._storage, "size": 256 << 20, "most": 512 << 20}
+        self.layout.node_config.write_text(json.dumps(config))
+        old = self.kill("executor")
+        end = time.monotonic() + PATIENCE
+        while self.pid_of("executor") in (0, old) or not self.answers():
+            assert time.monotonic() < end, self.say_logs()
+            time.sleep(0.1)
 
     def begin_load(self) -> None:
         """Add rows, one after the other, until `end_load_later`."""
@@ -131,11 +144,11 @@ class DataSite(Site):
 
     def put_aside(self) -> set[Row]:
         """Return the rows in all that restores have put aside and that is kept."""
-        volumes, found = copy_volumes(self.layout.volumes), set()
+        found: set[Row] = set()
         for one in self.snapshots():
             if one.kind is SnapshotKind.DISCARDED:
                 with contextlib.suppress(FileNotFoundError):
-                    found |= set(_rows((volumes.snapshot_path(STORED, one.name) / "rows").read_text()))
+                    found |= set(_rows((self._kept() / one.name / "data" / "rows").read_text()))
         return found
 
     def snapshots(self) -> tuple[SnapshotRow, ...]:
@@ -145,7 +158,13 @@ class DataSite(Site):
 
     def stored(self) -> set[str]:
         """Return the names of the snapshots that are there."""
-        return {one.name for one in copy_volumes(self.layout.volumes).list()[0].snapshots}
+        return {path.name for path in self._kept().iterdir()}
+
+    def _kept(self) -> Path:
+        """Return the folder of the snapshots, as the executor sees it."""
+        below = {"pool": "pool/volumes", "copy": "copy"}[self._storage]
+        seen = Path(f"/proc/{self.pid_of('executor')}/root")
+        return seen / str(self.layout.volumes / below / STORED / "kept").lstrip("/")
 
     def volume(self) -> VolumeRow:
         """Return the volume as journalled."""
