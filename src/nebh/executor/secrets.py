@@ -339,7 +339,7 @@ class SecretKeeper:
                 key = key_of(service, name)
                 context.event(
                     "secret.rotated",
-                    f"{service}: version {version} of secret {key} is in place in {len(done)} instances",
+                    f"{service}: version {version} of secret {key} is in place in {_instances(len(done))}",
                     service=service,
                     facts={"secret": key, "version": str(version)},
                 )
@@ -349,8 +349,12 @@ class SecretKeeper:
                         Outcome.ROTATED,
                         nonce=rotation_nonce(listed),
                         service=service,
-                        detail=f"version {version} of {key} in {len(done)} instances",
+                        detail=f"version {version} of {key} in {_instances(len(done))}",
                     )
+
+
+def _instances(count: int) -> str:
+    return "1 instance" if count == 1 else f"{count} instances"
 
 
 def _release(context: Context, row: InstanceRow) -> Release:

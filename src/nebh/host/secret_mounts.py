@@ -17,7 +17,7 @@ from typing import Any
 from nebh.host import namespaces
 from nebh.host.files import write_all
 
-ROOM = 4 << 20
+ROOM = 16 << 20
 """Bytes in memory, at most, that files and their replacements take together."""
 INODES = 1024
 _FLAGS = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC

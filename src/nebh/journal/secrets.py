@@ -28,11 +28,12 @@ class Secrets:
 
     def take(self, trusted: TrustedSet) -> None:
         """Keep the lists of a set that was accepted, and no others. Inside its commit."""
-        for key in self.listed():
-            if key not in trusted.secrets:
-                self._database.write("DELETE FROM documents WHERE name = ?", f"{_LISTED}/{key}")
+        known = self.listed()
+        for key in known.keys() - trusted.secrets.keys():
+            self._database.write("DELETE FROM documents WHERE name = ?", f"{_LISTED}/{key}")
         for key, one in trusted.secrets.items():
-            self._put(f"{_LISTED}/{key}", one.version, codec.encode(one))
+            if known.get(key) != one:
+                self._put(f"{_LISTED}/{key}", one.version, codec.encode(one))
 
     def listed(self) -> dict[str, SecretList]:
         """Return the newest accepted lists by `service/name`."""
