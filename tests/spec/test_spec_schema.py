@@ -22,7 +22,7 @@ def lookup(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
         assert here is not None
         key, items = step.removesuffix("[]"), step.endswith("[]")
         here = next((one for one in here.get("anyOf", [here]) if "properties" in one), here)
-        here = here.get("properties", {}).get(key)
+        here = here["additionalProperties"] if key == "<key>" else here.get("properties", {}).get(key)
         if here is not None and items:
             here = here["items"]
     return here

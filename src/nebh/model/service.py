@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.config_layer import ConfigSpec, FileSource
+
 
 class SourceKind(StrEnum):
     """Where an image comes from."""
@@ -210,3 +212,5 @@ class ServiceSpec:
     replicas: Replicas = field(default_factory=Replicas)
     placement: Placement = field(default_factory=Placement)
     policy: PolicyExtras = field(default_factory=PolicyExtras)
+    config: ConfigSpec = field(default_factory=ConfigSpec)
+    files: tuple[FileSource, ...] = ()

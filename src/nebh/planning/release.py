@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from nebh.model.config import ConfigBundle
 from nebh.model.image import ImageRef
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
@@ -85,9 +86,10 @@ def make_release(
     counter: int,
     now: int,
     data: DataRules | None = None,
+    config: ConfigBundle | None = None,
     built_from: dict[str, str] | None = None,
 ) -> Release:
-    """Return release `counter` of the policy's epoch. now: Unix seconds."""
+    """Return release `counter` of the policy's epoch. now: Unix seconds. config: what its files are rendered from."""
     return Release(
         cluster_id=policy.cluster_id,
         service=spec.name,
@@ -105,6 +107,8 @@ def make_release(
         needs=spec.needs,
         retention=spec.retention,
         data=data or DataRules(),
+        config=config,
+        files=tuple(one.file for one in spec.files),
         policy_min_version=policy.version,
         built_from=dict(built_from or {}),
     )

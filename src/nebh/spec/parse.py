@@ -25,6 +25,7 @@ from nebh.model.service import (
     Update,
 )
 from nebh.spec.checks import parse_check
+from nebh.spec.config import parse_config, parse_files
 from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
 from nebh.spec.network import parse_egress, parse_ports, parse_routes
@@ -82,6 +83,8 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         replicas=_replicas(reader, root),
         placement=_placement(root),
         policy=_policy(root),
+        config=parse_config(reader, root),
+        files=parse_files(reader, root, base),
         **{key: _data(root, key, None) for key in ("user", "retention") if root.get(key) is not None},
     )
     _check_watched(reader, root, spec)
