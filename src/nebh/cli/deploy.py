@@ -11,6 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nebh.cli.config_bundles import (
+    FileChange,
+    Prepared,
+    compare_files,
+    fetch_bundle,
+    nodes_of,
+    prepare_bundle,
+    put_places,
+    read_templates,
+    render_all,
+    render_loosely,
+    send_bundle,
+)
 from nebh.cli.output import Output, harmless
 from nebh.cli.rollout import roll_out
 from nebh.cli.session import Session, cache_base, now_seconds
@@ -41,6 +54,7 @@ class Wanted:
     report: ImportReport
     previous: Policy | None
     running: Release | None
+    config: Prepared | None = None
 
 
 def read_spec(path: str) -> ServiceSpec:
@@ -76,6 +90,7 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
         problem = check_entrypoint(report.manifest, argv0)
         if problem is not None:
             raise problem
+    report = put_places(report, spec, cache)
     left = find_unexcepted(lint_manifest(report.manifest), spec.policy.lint_exceptions)
     if left:
         lines = "\n".join(f"  {one.rule.value}: {one.path}: {one.message}" for one in left[:20])
@@ -94,8 +109,11 @@ def _exec_checks(spec: ServiceSpec) -> list[Any]:
     return [check for check in (*health, *spec.update.checks) if check is not None and check.argv]
 
 
-def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
-    """Return the policy and release that `spec` asks for on top of `state`."""
+def wanted_of(
+    state: State, spec: ServiceSpec, report: ImportReport, *, templates: dict[str, str] | None = None
+) -> Wanted:
+    """Return the policy and release that `spec` asks for on top of `state`, files and all. templates: of its files."""
+    from nebh.signing.layers import newest_layers
     from nebh.signing.wish import first_epoch, listed_counters
 
     previous = state.trusted.policies.get(spec.name)
@@ -114,9 +132,13 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
         raise Conflict(f"cannot deploy {spec.name}: {conflict}", hint="change the route in one of the specs")
     counters = listed_counters(state, spec.name)
     path = f"release/{spec.name}/{counters[-1]}.json" if counters else ""
+    config = prepare_bundle(
+        spec, templates or {}, cluster_id=policy.cluster_id, layers=newest_layers(state).values() if spec.files else ()
+    )
     release = make_release(
         spec,
         policy=policy,
+        config=config.ref if config else None,
         image=report.ref,
         counter=(counters[-1] if counters else 0) + 1,
         now=now,
@@ -129,6 +151,7 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
         report=report,
         previous=previous,
         running=state.trusted.releases.get(path),
+        config=config,
     )
 
 
@@ -141,6 +164,7 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     session = Session(options, out)
     spec = read_spec(options.spec)
     session.key  # noqa: B018 - a wrong passphrase is said before the long work
+    templates = read_templates(spec, base=Path(options.spec).resolve().parent)
     before = running_before(session, spec.name)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
@@ -149,8 +173,11 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     made: list[Wanted] = []
 
     def make(state: State) -> Wish:
-        wanted = wanted_of(state, spec, report)
+        wanted = wanted_of(state, spec, report, templates=templates)
         made.append(wanted)
+        if wanted.config is not None:
+            render_all(wanted.config, nodes_of(state, wanted.policy))
+            send_bundle(session, wanted.config)
         policies = () if wanted.policy == wanted.previous else (wanted.policy,)
         if policies and session.is_ci:
             raise policy_differs(wanted)
@@ -212,10 +239,13 @@ def plan(options: argparse.Namespace, out: Output) -> int:
 
     session = Session(options, out)
     spec = read_spec(options.spec)
+    templates = read_templates(spec, base=Path(options.spec).resolve().parent)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
     report = import_spec_image(spec, cache, session)
-    wanted = wanted_of(session.state(wanted=None), spec, report)
+    state = session.state(wanted=None)
+    wanted = wanted_of(state, spec, report, templates=templates)
+    files = _file_changes(session, state, wanted)
     policy = compare_policies(wanted.previous, wanted.policy)
     release = compare_releases(wanted.running, wanted.release)
     old = None
@@ -234,6 +264,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
                 "widens": [str(one) for one in policy if one.widens],
                 "changes": [str(one) for one in release],
                 "image": str(images),
+                "files": [one.plain() for one in files],
             }
         )
         return 0
@@ -243,7 +274,18 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     for one in policy:
         out.say(out.paint(f"  policy, widens: {one}", "yellow") if one.widens else f"  policy: {one}")
     out.say(f"  image: {images}" if old is not None or wanted.running is None else f"  image: {report.digest[:12]}")
+    for file in files:
+        out.say(f"  file {harmless(str(file))}")
     if not policy:
         out.say("  policy: as signed")
     out.say(f"deploy with: nebh deploy {os.path.relpath(options.spec)}")
     return 0
+
+
+def _file_changes(session: Session, state: State, wanted: Wanted) -> tuple[FileChange, ...]:
+    """Return how the service's files differ from those of the newest release, on the nodes that may run it."""
+    nodes = nodes_of(state, wanted.policy)
+    new = render_all(wanted.config, nodes) if wanted.config is not None else ()
+    if wanted.running is None or wanted.running.config is None:
+        return compare_files((), new)
+    return compare_files(render_loosely(fetch_bundle(session, wanted.running), nodes), new)

@@ -25,6 +25,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "trust": ("init", "key", "trust"),
     "spec": ("schema", "spec"),
     "image": ("image",),
+    "config": ("config",),
 }
 """The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""
 
