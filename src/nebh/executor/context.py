@@ -12,6 +12,7 @@ from nebh.drivers.dns.base import DnsDriver
 from nebh.drivers.ingress.base import IngressDriver
 from nebh.drivers.networks.base import NetworkDriver
 from nebh.executor.agent_link import AgentLink
+from nebh.executor.configs import Configs
 from nebh.host.clock import Clock
 from nebh.host.layout import Layout
 from nebh.images.store import NodeStore
@@ -59,6 +60,7 @@ class Context:
     accepted: Accepted = field(init=False)
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)
+    configs: Configs = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -70,6 +72,7 @@ class Context:
         self.accepted = Accepted(self.database)
         self.work = Work(self.database)
         self.outbox = Outbox(self.database)
+        self.configs = Configs(layout=self.layout, agent=self.agent, accepted=self.accepted)
 
     def place(self, name: str) -> threading.RLock:
         """Return the lock of one instance's place: it is made anew or taken away, never both at once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.oci_config import render_config
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
@@ -42,6 +42,7 @@ def container_plan(
     subnets = context.subnets()
     pair = addresses(subnets, row.address)
     etc = etc_files(subnets, row, policy)
+    folder = context.layout.bundles / row.id / "files"
     facts = InstanceFacts(
         instance=row.id,
         replica=row.replica,
@@ -55,7 +56,10 @@ def container_plan(
         address6=pair.v6,
         etc_files={name: str(context.layout.bundles / row.id / "etc" / name) for name in etc},
         apparmor=context.apparmor,
+        files={one.path: str(folder / f"{number}") for number, one in enumerate(release.files)},
     )
+    texts = context.configs.files(release)
+    owner = facts.uid_base + release.user
     return ContainerPlan(
         instance=row.id,
         tree=context.layout.trees / release.images["main"].manifest,
@@ -63,6 +67,7 @@ def container_plan(
         uid_base=facts.uid_base,
         etc_files=etc,
         log_bytes=policy.limits.log,
+        files=tuple(PlacedFile(data=texts[one.path], mode=one.mode, owner=owner) for one in release.files),
     )
 
 

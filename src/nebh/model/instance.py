@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -11,7 +11,8 @@ class InstanceFacts:
     """The executor's own facts. uid_base: first host id of the service's range; root: path at which the launcher
     mounts the id-mapped tree; netns: path of the network namespace; cgroup: OCI cgroupsPath; cgroup_v2: version;
     etc_files: host paths by the path below /etc they are bound to (resolv.conf, hosts, hostname); apparmor: the profile
-    that this node's kernel has loaded, "" where it has none."""
+    that this node's kernel has loaded, "" where it has none; files: host paths of rendered files by their paths in the
+    container."""
 
     instance: str
     replica: int
@@ -25,6 +26,7 @@ class InstanceFacts:
     address6: str
     etc_files: dict[str, str]
     apparmor: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 class Status(StrEnum):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.crun import CrunContainers, Folders
 from nebh.drivers.containers.oci_config import render_config
 from nebh.host.cgroups import find_tree
@@ -114,6 +114,7 @@ class ContainerRig:
         policy: Policy | None = None,
         log_bytes: int = 1 << 20,
         uid_base: int = UID_BASE,
+        files: dict[str, PlacedFile] | None = None,
     ) -> ContainerPlan:
         """Return the plan of a container that runs `argv`; each service has a uid_base of its own."""
         facts = InstanceFacts(
@@ -128,6 +129,7 @@ class ContainerRig:
             address4="10.0.0.2",
             address6="fd00::2",
             etc_files=self.folders.etc_files(instance),
+            files={path: self.folders.file(instance, number) for number, path in enumerate(files or {})},
         )
         return ContainerPlan(
             instance=instance,
@@ -140,6 +142,7 @@ class ContainerRig:
                 "hostname": b"web\n",
             },
             log_bytes=log_bytes,
+            files=tuple((files or {}).values()),
         )
 
     def run_to_end(self, plan: ContainerPlan, *, patience: float = 60.0) -> list[str]:

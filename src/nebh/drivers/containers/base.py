@@ -11,10 +11,19 @@ from nebh.model.instance import CheckResult, Observed, Strain
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlacedFile:
+    """A file that the container sees read-only. owner: host user id that it belongs to."""
+
+    data: bytes
+    mode: int
+    owner: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContainerPlan:
     """Everything that makes a container. tree: the materialised root file system on the host; config: OCI config.json
     from `oci_config.render_config`; uid_base: first host id of its range (65,536 long); etc_files: contents by name
-    below /etc; log_bytes: of all log files together; log_files: how many are kept."""
+    below /etc; files: by number, what lies in the bundle's folder `files`; log_bytes: of all log files together; log_files: how many are kept."""
 
     instance: str
     tree: Path
@@ -23,6 +32,7 @@ class ContainerPlan:
     etc_files: dict[str, bytes] = field(default_factory=dict)
     log_bytes: int = 40 * 1024 * 1024
     log_files: int = 4
+    files: tuple[PlacedFile, ...] = ()
 
 
 class ContainerDriver(Protocol):

@@ -121,6 +121,10 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
         {"destination": f"/etc/{name}", "type": "bind", "source": path, "options": ["bind", "ro", *bare]}
         for name, path in sorted(facts.etc_files.items())
     ]
+    mounts += [
+        {"destination": path, "type": "bind", "source": source, "options": ["bind", "ro", *bare]}
+        for path, source in sorted(facts.files.items())
+    ]
     return mounts
 
 
