@@ -15,7 +15,7 @@ echo "Removed: $prefix, its links in $links, shell completion."
 if [ -e $state ]; then
     echo "Stays: $state and the users nebh-*, who own parts of it. \`nebh down --purge\` before uninstalling removes it."
 else
-    for user in nebh-controller nebh-agent nebh-ingress nebh-dns; do
+    for user in nebh-controller nebh-agent nebh-ingress nebh-dns nebh-render; do
         ! getent passwd $user >/dev/null || userdel $user
         ! getent group $user >/dev/null || groupdel $user
     done

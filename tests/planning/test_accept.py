@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nebh.model.config import ConfigBundle, ConfigFile
 from nebh.model.image import EntryType, ImageRef, LintFinding, LintRule, TreeEntry, TreeManifest
 from nebh.model.node import Baseline, NodeList, NodeRecord, NodeStatus, Settings
 from nebh.model.policy import NetPolicy, Policy, ServiceState
@@ -38,6 +39,8 @@ POLICY = Policy(
     limits=Limits(memory=2**26, image_bytes=1000, image_entries=10),
     net=NetPolicy(routes=(Route(port=8080, host="a.example"),), ports={"http": 8080}),
 )
+PLACED = ConfigFile(path="/usr/bin/app", template="a")
+BUNDLE = ConfigBundle(digest="d" * 64, bytes=10)
 IMAGE = ImageRef(manifest="a" * 64, bytes=100, entries=2)
 RELEASE = Release(
     cluster_id="c",
@@ -302,6 +305,12 @@ VIOLATIONS: list[tuple[str, Callable[..., Verdict]]] = [
             )
         ),
     ),
+    ("image.files", image(release=replace(RELEASE, files=(ConfigFile(path="/etc/no", template="a"),), config=BUNDLE))),
+    ("image.files", image(release=replace(RELEASE, files=(ConfigFile(path="/proc/a", template="a"),), config=BUNDLE))),
+    ("image.files", image(release=replace(RELEASE, files=(ConfigFile(path="/usr", template="a"),), config=BUNDLE))),
+    ("image.files", image(release=replace(RELEASE, files=(PLACED,)))),
+    ("image.files", image(release=replace(RELEASE, files=(PLACED, PLACED), config=BUNDLE))),
+    ("image.files", image(release=replace(RELEASE, files=(PLACED,), config=replace(BUNDLE, bytes=5 << 20)))),
     ("N14.lint", image(findings=(SHELL,))),
     ("image.secrets", image(release=USING)),
     ("N11.agree", metadata(replace(TRUSTED, secrets={"web/key": LISTED}))),

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
-from nebh.planning.retention import ReleaseFacts, find_unneeded, find_unneeded_objects, keep_releases, objects_of
+from nebh.planning.retention import (
+    ReleaseFacts,
+    ServiceFacts,
+    find_unneeded,
+    find_unneeded_objects,
+    keep_manifests,
+    keep_releases,
+    objects_of,
+)
 
 
 def facts(counter: int, committed: int = 0, epoch: int = 1) -> ReleaseFacts:
@@ -60,3 +68,15 @@ def test_objects_shared_by_a_kept_tree_stay() -> None:
     assert find_unneeded_objects(held, kept=[new]) == ((("2", 0o644), ("3", 0o755)), 18)
     assert find_unneeded_objects(held, kept=[old, new]) == ((("3", 0o755),), 11)
     assert find_unneeded(["m1", "m2"], kept={"m2"}) == ("m1",)
+
+
+def test_bundles_stay_as_long_as_their_releases() -> None:
+    releases = tuple(facts(counter, committed=counter) for counter in range(1, 6))
+    service = ServiceFacts(
+        releases=releases,
+        retention=2,
+        manifests={(1, counter): "same" for counter in range(1, 6)},
+        bundles={(1, counter): f"b{counter}" for counter in range(1, 6)},
+        pins=frozenset({1}),
+    )
+    assert keep_manifests([service]) == {"same", "b1", "b4", "b5"}

@@ -20,12 +20,9 @@ def lookup(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
     here: dict[str, Any] | None = schema
     for step in path.split("."):
         assert here is not None
-        if step == "<name>":
-            here = here["additionalProperties"]
-            continue
         key, items = step.removesuffix("[]"), step.endswith("[]")
         here = next((one for one in here.get("anyOf", [here]) if "properties" in one), here)
-        here = here.get("properties", {}).get(key)
+        here = here["additionalProperties"] if key == "<name>" else here.get("properties", {}).get(key)
         if here is not None and items:
             here = here["items"]
     return here

@@ -11,6 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nebh.cli.config_bundles import (
+    FileChange,
+    Prepared,
+    compare_files,
+    fetch_bundle,
+    nodes_of,
+    prepare_bundle,
+    put_places,
+    read_templates,
+    render_all,
+    render_loosely,
+    send_bundle,
+)
 from nebh.cli.output import Output, harmless
 from nebh.cli.rollout import roll_out
 from nebh.cli.sealing import Sealer
@@ -43,6 +56,7 @@ class Wanted:
     report: ImportReport
     previous: Policy | None
     running: Release | None
+    config: Prepared | None = None
 
 
 def read_spec(path: str) -> ServiceSpec:
@@ -79,6 +93,7 @@ def import_spec_image(spec: ServiceSpec, cache: ImageCache, session: Session) ->
         problem = check_entrypoint(report.manifest, argv0)
         if problem is not None:
             raise problem
+    report = put_places(report, spec, cache)
     left = find_unexcepted(lint_manifest(report.manifest), spec.policy.lint_exceptions)
     if left:
         lines = "\n".join(f"  {one.rule.value}: {one.path}: {one.message}" for one in left[:20])
@@ -108,8 +123,11 @@ def _exec_checks(spec: ServiceSpec) -> list[Any]:
     return [check for check in (*health, *spec.update.checks) if check is not None and check.argv]
 
 
-def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
-    """Return the policy and release that `spec` asks for on top of `state`."""
+def wanted_of(
+    state: State, spec: ServiceSpec, report: ImportReport, *, templates: dict[str, str] | None = None
+) -> Wanted:
+    """Return the policy and release that `spec` asks for on top of `state`, files and all. templates: of its files."""
+    from nebh.signing.layers import newest_layers
     from nebh.signing.wish import first_epoch, listed_counters
 
     previous = state.trusted.policies.get(spec.name)
@@ -128,9 +146,13 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
         raise Conflict(f"cannot deploy {spec.name}: {conflict}", hint="change the route in one of the specs")
     counters = listed_counters(state, spec.name)
     path = f"release/{spec.name}/{counters[-1]}.json" if counters else ""
+    config = prepare_bundle(
+        spec, templates or {}, cluster_id=policy.cluster_id, layers=newest_layers(state).values() if spec.files else ()
+    )
     release = make_release(
         spec,
         policy=policy,
+        config=config.ref if config else None,
         image=report.ref,
         counter=(counters[-1] if counters else 0) + 1,
         now=now,
@@ -143,6 +165,7 @@ def wanted_of(state: State, spec: ServiceSpec, report: ImportReport) -> Wanted:
         report=report,
         previous=previous,
         running=state.trusted.releases.get(path),
+        config=config,
     )
 
 
@@ -155,6 +178,7 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     session = Session(options, out)
     spec = read_spec(options.spec)
     session.key  # noqa: B018 - a wrong passphrase is said before the long work
+    templates = read_templates(spec, base=Path(options.spec).resolve().parent)
     before = running_before(session, spec.name)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
@@ -163,11 +187,14 @@ def deploy(options: argparse.Namespace, out: Output) -> int:
     made: list[Wanted] = []
 
     def make(state: State) -> Wish:
-        wanted = wanted_of(state, spec, report)
+        wanted = wanted_of(state, spec, report, templates=templates)
         made.append(wanted)
         if spec.secrets and not session.is_ci:
             session.sealer = session.sealer or Sealer(session)
             session.sealer.generate(state, spec.name, spec.secrets)
+        if wanted.config is not None:
+            render_all(wanted.config, nodes_of(state, wanted.policy))
+            send_bundle(session, wanted.config)
         policies = () if wanted.policy == wanted.previous else (wanted.policy,)
         if policies and session.is_ci:
             raise policy_differs(wanted)
@@ -238,12 +265,14 @@ def plan(options: argparse.Namespace, out: Output) -> int:
 
     session = Session(options, out)
     spec = read_spec(options.spec)
+    templates = read_templates(spec, base=Path(options.spec).resolve().parent)
     cache_base().mkdir(parents=True, exist_ok=True)
     cache = ImageCache(cache_base())
     report = import_spec_image(spec, cache, session)
     state = session.state(wanted=None)
-    wanted = wanted_of(state, spec, report)
+    wanted = wanted_of(state, spec, report, templates=templates)
     missing = _without_value(session, state, wanted)
+    files = _file_changes(session, state, wanted)
     policy = compare_policies(wanted.previous, wanted.policy)
     release = compare_releases(wanted.running, wanted.release)
     old = None
@@ -263,6 +292,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
                 "changes": [str(one) for one in release],
                 "image": str(images),
                 "secrets_without_value": missing,
+                "files": [one.plain() for one in files],
             }
         )
         return 0
@@ -272,9 +302,20 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     for one in policy:
         out.say(out.paint(f"  policy, widens: {one}", "yellow") if one.widens else f"  policy: {one}")
     out.say(f"  image: {images}" if old is not None or wanted.running is None else f"  image: {report.digest[:12]}")
+    for file in files:
+        out.say(f"  file {harmless(str(file))}")
     if not policy:
         out.say("  policy: as signed")
     for key in missing:
         out.say(out.paint(f"  no value yet: nebh secret set {key}", "yellow"))
     out.say(f"deploy with: nebh deploy {os.path.relpath(options.spec)}")
     return 0
+
+
+def _file_changes(session: Session, state: State, wanted: Wanted) -> tuple[FileChange, ...]:
+    """Return how the service's files differ from those of the newest release, on the nodes that may run it."""
+    nodes = nodes_of(state, wanted.policy)
+    new = render_all(wanted.config, nodes) if wanted.config is not None else ()
+    if wanted.running is None or wanted.running.config is None:
+        return compare_files((), new)
+    return compare_files(render_loosely(fetch_bundle(session, wanted.running), nodes), new)

@@ -29,8 +29,8 @@ TAGS: Final = 20
 
 @dataclass(frozen=True)
 class Wanted:
-    """What must stay, as the database said it. manifests: of releases; tags: at the door; boxes: sealed secrets of
-    the signed lists."""
+    """What must stay, as the database said it. manifests: of releases, and the bundles of their files; tags: at the door;
+    boxes: sealed secrets of the signed lists."""
 
     manifests: frozenset[str]
     tags: tuple[DoorImage, ...]
@@ -77,6 +77,7 @@ def _services(core: Core) -> list[ServiceFacts]:
                 manifests={
                     (one.epoch, one.counter): image.manifest for one in releases for image in one.images.values()
                 },
+                bundles={(one.epoch, one.counter): one.config.digest for one in releases if one.config is not None},
                 running=frozenset(running),
                 pins=frozenset(policy.pins),
             )

@@ -26,7 +26,7 @@ from nebh.model.trust import TrustedSet
 
 FILE_LIMIT = 8 << 20
 _METADATA = re.compile(rf"([1-9][0-9]{{0,15}})\.(root|targets|snapshot|rel-{NAME_PATTERN}(?:\.[0-9]{{1,6}})?)\.json\Z")
-_TARGET = re.compile(r"(?:[a-z0-9][a-z0-9-]*/){1,3}([0-9a-f]{64})\.[a-z0-9][a-z0-9.-]{0,100}\Z")
+_TARGET = re.compile(r"(?:[a-z0-9][a-z0-9-]*/){1,5}([0-9a-f]{64})\.[a-z0-9][a-z0-9.-]{0,100}\Z")
 TIMESTAMP = "timestamp.json"
 
 

@@ -13,6 +13,7 @@ from nebh.drivers.ingress.base import IngressDriver
 from nebh.drivers.networks.base import NetworkDriver
 from nebh.drivers.volumes.base import VolumeDriver
 from nebh.executor.agent_link import AgentLink
+from nebh.executor.configs import Configs
 from nebh.host.clock import Clock
 from nebh.host.layout import Layout
 from nebh.images.store import NodeStore
@@ -66,6 +67,7 @@ class Context:
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)
     volumes: Volumes = field(init=False)
+    configs: Configs = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -79,6 +81,7 @@ class Context:
         self.work = Work(self.database)
         self.outbox = Outbox(self.database)
         self.volumes = Volumes(self.database)
+        self.configs = Configs(layout=self.layout, agent=self.agent, accepted=self.accepted)
 
     def place(self, name: str) -> threading.RLock:
         """Return the lock of one instance's place: it is made anew or taken away, never both at once."""

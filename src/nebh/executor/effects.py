@@ -14,6 +14,7 @@ EFFECTS: tuple[str, ...] = (
     "prepare.objects",
     "prepare.materialise",
     "prepare.sync",
+    "prepare.config",
     "prepare.attach",
     "prepare.volumes",
     "prepare.create",

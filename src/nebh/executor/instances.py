@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.oci_config import render_config
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
@@ -55,6 +55,7 @@ def container_plan(
     subnets = context.subnets()
     pair = addresses(subnets, row.address)
     etc = etc_files(subnets, row, policy)
+    folder = context.layout.bundles / row.id / "files"
     facts = InstanceFacts(
         instance=row.id,
         replica=row.replica,
@@ -73,7 +74,10 @@ def container_plan(
             folder: str(context.layout.bundles / row.id / "secrets" / name)
             for folder, name in folders_of(release.secrets).items()
         },
+        files={one.path: str(folder / f"{number}") for number, one in enumerate(release.files)},
     )
+    texts = context.configs.files(release)
+    owner = facts.uid_base + release.user
     return ContainerPlan(
         instance=row.id,
         tree=context.layout.trees / release.images["main"].manifest,
@@ -84,6 +88,7 @@ def container_plan(
         secrets=given.files,
         secret_env=given.env,
         user=release.user,
+        files=tuple(PlacedFile(data=texts[one.path], mode=one.mode, owner=owner) for one in release.files),
     )
 
 

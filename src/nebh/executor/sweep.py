@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
@@ -12,6 +13,7 @@ from nebh.model.errors import NebhError
 from nebh.model.event import Severity
 from nebh.model.instance import Status
 from nebh.model.network import SlotState, link_plan
+from nebh.model.release import Release
 from nebh.model.service import Stop
 from nebh.model.volume import VolumeClass
 from nebh.model.work import InstanceRow, Role
@@ -202,6 +204,7 @@ class Sweeper:
             store = self._context.store
             kept = retained_manifests(self._context)
             store.collect(name for name in kept if store.read_manifest(name) is not None)
+            self._context.configs.prune(retained_bundles(self._context))
 
     def quiesce(self, rows: tuple[InstanceRow, ...]) -> None:
         """Drain and stop instances but keep their place: they may be revived."""
@@ -242,7 +245,16 @@ class Sweeper:
 
 def retained_manifests(context: Context) -> frozenset[str]:
     """Return the manifest digests that must stay: running, retained, pinned and being prepared."""
-    keep: set[str] = set()
+    return frozenset(one.images["main"].manifest for one in retained_releases(context))
+
+
+def retained_bundles(context: Context) -> frozenset[str]:
+    """Return the digests of config bundles that must stay."""
+    return frozenset(one.config.digest for one in retained_releases(context) if one.config is not None)
+
+
+def retained_releases(context: Context) -> Iterator[Release]:
+    """Yield the releases that must stay ready to start: running, retained, pinned and being prepared."""
     instances = context.work.instances()
     open_now = {(row.service, row.epoch, row.to_counter) for row in context.work.open_transactions()}
     for service in context.work.services():
@@ -265,5 +277,4 @@ def retained_manifests(context: Context) -> frozenset[str]:
             if (row.epoch, row.counter) in kept or (row.epoch, row.counter) in running:
                 release = context.accepted.release(row.service, row.epoch, row.counter)
                 if release is not None:
-                    keep.add(release.images["main"].manifest)
-    return frozenset(keep)
+                    yield release

@@ -76,6 +76,11 @@ class Layout:
         return self.state / "bundles"
 
     @property
+    def configs(self) -> Path:
+        """Bundles that files are rendered from, by digest."""
+        return self.state / "configs"
+
+    @property
     def logs(self) -> Path:
         """Logs by instance."""
         return self.state / "logs"

@@ -107,6 +107,16 @@ def start(
     )
 
 
+def run_on_terminal(command: Command) -> None:
+    """Run a program that a person uses on this very terminal, to its end. Raises CommandFailed."""
+    try:
+        done = subprocess.run(command.argv, env=environment(command.env), cwd=command.cwd, check=False)
+    except FileNotFoundError as error:
+        raise CommandFailed(command, status=127, stderr=f"{error.filename} is not installed") from error
+    if done.returncode not in command.accept:
+        raise CommandFailed(command, status=done.returncode, stderr="")
+
+
 def is_root() -> bool:
     """Tell whether this process may do what root may."""
     return os.geteuid() == 0

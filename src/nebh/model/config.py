@@ -28,6 +28,29 @@ class ConfigFile:
     argv: tuple[str, ...] = ()
 
 
+MOST_FILES = 64
+MAX_BUNDLE = 4 << 20
+"""Bytes of a bundle."""
+_COVERED = ("/dev", "/proc", "/sys", "/tmp")
+_GENERATED = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+
+
+def find_place_problem(path: str) -> str:
+    """Return why no file can be put at a path in a container, "" when one can."""
+    words = path.split("/")
+    if not path.startswith("/") or len(path) < 2 or len(path) > 1024:
+        return "an absolute path of at most 1024 characters is needed"
+    if any(word in {"", ".", ".."} or len(word) > 255 for word in words[1:]):
+        return "it is not written canonically: no empty words, no . and no .."
+    if not path.isprintable():
+        return "it holds characters that cannot be seen"
+    if path in _GENERATED:
+        return "Nebh itself writes this file"
+    if any(path == top or path.startswith(f"{top}/") for top in _COVERED):
+        return f"nothing of an image is seen below /{words[1]}"
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConfigBundle:
     """The object that templates and layers of a release travel in. digest: hex SHA-256 of its canonical bytes."""

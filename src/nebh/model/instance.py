@@ -12,7 +12,8 @@ class InstanceFacts:
     mounts the id-mapped tree; netns: path of the network namespace; cgroup: OCI cgroupsPath; cgroup_v2: version;
     etc_files: host paths by the path below /etc they are bound to (resolv.conf, hosts, hostname); apparmor: the profile
     that this node's kernel has loaded, "" where it has none; volumes: (path in the container, folder on the host, only to be
-    read); secret_folders: host paths by the folder in the container."""
+    read); secret_folders: host paths by the folder in the container; files: host paths of rendered files by their paths
+    in the container."""
 
     instance: str
     replica: int
@@ -28,6 +29,7 @@ class InstanceFacts:
     apparmor: str = ""
     volumes: tuple[tuple[str, str, bool], ...] = ()
     secret_folders: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 class Status(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.config_layer import ConfigSpec, FileSource
 from nebh.model.secret import SecretWish
 from nebh.model.volume import DataRules, Hook, OnFailureData, VolumeBound, VolumeMount
 
@@ -219,3 +220,5 @@ class ServiceSpec:
     placement: Placement = field(default_factory=Placement)
     policy: PolicyExtras = field(default_factory=PolicyExtras)
     secrets: tuple[SecretWish, ...] = ()
+    config: ConfigSpec = field(default_factory=ConfigSpec)
+    files: tuple[FileSource, ...] = ()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nebh.images.entrypoint import check_entrypoint
+from nebh.images.places import find_obstacle
+from nebh.model.config import MAX_BUNDLE, MOST_FILES, find_place_problem
 from nebh.model.image import ImageRef, LintFinding, TreeManifest
+from nebh.model.names import is_digest
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.rules import Finding, Rule
@@ -63,6 +66,26 @@ def _program(facts: ImageFacts) -> Finding | None:
     return None
 
 
+def _files(facts: ImageFacts) -> Finding | None:
+    release, bundle = facts.release, facts.release.config
+    if not release.files:
+        return None
+    paths = [one.path for one in release.files]
+    if bundle is None or not 0 < bundle.bytes <= MAX_BUNDLE or not is_digest(bundle.digest):
+        return Finding(reason="it has files, and no bundle within bounds that they are rendered from")
+    if len(set(paths)) < len(paths) or len(paths) > MOST_FILES:
+        return Finding(reason=f"{len(paths)} files: over {MOST_FILES}, or two with one path")
+    held = {entry.path: entry for entry in facts.manifest.entries}
+    for one in release.files:
+        problem = find_place_problem(one.path) or find_obstacle(held, one.path)
+        if not problem and one.path.strip("/") not in held:
+            problem = "the image has no place for it"
+        if problem:
+            hint = "`nebh deploy` adds an empty file to the image where one is needed"
+            return Finding(reason=f"the file {one.path}: {problem}", hint=hint)
+    return None
+
+
 def _lint(facts: ImageFacts) -> Finding | None:
     left = find_unexcepted(facts.findings, facts.policy.lint_exceptions)
     if not left:
@@ -86,6 +109,7 @@ IMAGE_RULES: tuple[Rule[ImageFacts], ...] = (
     Rule(id="N9.image", description="digest, bytes and entries are as signed", check=_same),
     Rule(id="N9.limits", description="the image is within the policy's limits", check=_limits),
     Rule(id="image.program", description="the image holds the programs that argv and checks name", check=_program),
+    Rule(id="image.files", description="the image has a place for each of the release's files", check=_files),
     Rule(id="N14.lint", description="lint is clean or excepted in the policy", check=_lint),
     Rule(id="image.secrets", description="secrets lie in folders that the image leaves empty", check=_folders),
 )

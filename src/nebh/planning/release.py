@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from nebh.model.config import ConfigBundle
 from nebh.model.image import ImageRef
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
@@ -83,9 +84,10 @@ def make_release(
     image: ImageRef,
     counter: int,
     now: int,
+    config: ConfigBundle | None = None,
     built_from: dict[str, str] | None = None,
 ) -> Release:
-    """Return release `counter` of the policy's epoch. now: Unix seconds."""
+    """Return release `counter` of the policy's epoch. now: Unix seconds. config: what its files are rendered from."""
     return Release(
         cluster_id=policy.cluster_id,
         service=spec.name,
@@ -106,6 +108,8 @@ def make_release(
         volumes=spec.mounts,
         hooks=spec.hooks,
         data=spec.data,
+        config=config,
+        files=tuple(one.file for one in spec.files),
         policy_min_version=policy.version,
         built_from=dict(built_from or {}),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nebh.model.image import EntryType, TreeManifest
 
@@ -44,23 +44,26 @@ def keep_releases(
 @dataclass(frozen=True, kw_only=True)
 class ServiceFacts:
     """What a controller knows of one service. releases: those it lists, with what was committed through it; retention
-    and manifest by (epoch, counter); running: what nodes reported, and what is being deployed; pins: of the policy."""
+    and manifest by (epoch, counter), and the bundle that its files are rendered from; running: what nodes reported, and
+    what is being deployed; pins: of the policy."""
 
     releases: tuple[ReleaseFacts, ...]
     retention: int
     manifests: Mapping[tuple[int, int], str]
     running: frozenset[tuple[int, int]] = frozenset()
     pins: frozenset[int] = frozenset()
+    bundles: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 def keep_manifests(services: Iterable[ServiceFacts]) -> frozenset[str]:
-    """Return the manifests that a controller keeps: by the nodes' own rule, and the last N listed, committed or not."""
+    """Return the manifests and bundles that a controller keeps: by the nodes' own rule, and the last N listed, committed or not."""
     kept: set[str] = set()
     for one in services:
         held = keep_releases(one.releases, running=one.running, pins=one.pins, retention=one.retention)
         newest = sorted(((release.epoch, release.counter) for release in one.releases), reverse=True)
         held |= frozenset(newest[: one.retention])
         kept |= {one.manifests[key] for key in held if key in one.manifests}
+        kept |= {one.bundles[key] for key in held if key in one.bundles}
     return frozenset(kept)
 
 

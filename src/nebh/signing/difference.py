@@ -64,6 +64,12 @@ def compare(old: View, new: View) -> Difference:
             continue
         if path.startswith("policy/"):
             policies.append((_policy(before), _policy(after)))
+        elif path.startswith("config/"):
+            # a layer takes effect by releases; old versions that are no longer kept are no news
+            if before is None:
+                changes.append(Change(what=f"config {path.removeprefix('config/')}", old="", new="signed"))
+            elif after is not None:
+                changes.append(Change(what=path, old=_size(before), new=_size(after), widens=True))
         elif path == NODES:
             changes += _nodes(before, after)
         elif path == SETTINGS:

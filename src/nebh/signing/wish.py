@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from nebh.model.config_layer import ConfigLayer
 from nebh.model.errors import BadInput, Conflict, NotFound
 from nebh.model.names import check_name
 from nebh.model.node import NodeList, NodeRecord, Settings
@@ -14,6 +15,7 @@ from nebh.model.release import Release
 from nebh.model.secret import SecretList
 from nebh.signing import roles
 from nebh.signing.difference import Difference, View, compare
+from nebh.signing.layers import put_layers
 from nebh.signing.repository import Draft, Publication, State
 from nebh.signing.secret_lists import drop_secrets, put_secrets
 from nebh.signing.statements import StatementSigner
@@ -29,7 +31,8 @@ class Wish:
     in `releases`; nodes: added, or replacing the one with the same node_id; remove: services that go for good;
     ci_keys: by service the hex keys that may sign its releases beside the operators' (() = operators only);
     secrets: lists of sealed boxes, new or next; what a policy no longer names is taken away by itself;
-    fresh_roles: services whose releases are signed under a new role name from now on, after a stolen key.
+    fresh_roles: services whose releases are signed under a new role name from now on, after a stolen key; layers: the
+    next version of layers of configuration.
     """
 
     policies: tuple[Policy, ...] = ()
@@ -42,6 +45,7 @@ class Wish:
     ci_keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fresh_roles: tuple[str, ...] = ()
     secrets: tuple[SecretList, ...] = ()
+    layers: tuple[ConfigLayer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ def apply_wish(state: State, wish: Wish, *, key: StatementSigner, now: int, rene
     draft = Draft.of(state, now=now)
     _put_settings(draft, state, wish)
     _put_nodes(draft, state, wish)
+    put_layers(draft, wish.layers)
     for policy in wish.policies:
         _put_policy(draft, state, policy)
     put_secrets(draft, state, wish.secrets, policies=wish.policies, nodes=wish.nodes)

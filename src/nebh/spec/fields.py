@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nebh.model.names import NAME_PATTERN
+from nebh.spec.config_fields import CONFIG, FILE
 from nebh.spec.data_fields import DATA, HOOKS, ON_FAILURE_DATA, VOLUMES
 from nebh.spec.secret_fields import SECRETS
 from nebh.spec.shape import Choice, Cores, Duration, Either, Field, Flag, Listing, Section, Size, Table, Text, Whole
@@ -349,6 +350,12 @@ SPEC = Section(
             default="3",
         ),
         Field(key="replicas", shape=REPLICAS, doc="How many allocations: a number, or bounds.", default="1"),
+        Field(key="config", shape=CONFIG, doc="Values that files are rendered from, and what they must be."),
+        Field(
+            key="files",
+            shape=Listing(item=FILE, most=64, instead="write a list: `- {path: /etc/app.conf, template: app.conf.j2}`"),
+            doc="Files that every node renders from signed values, and the container sees read-only.",
+        ),
         Field(key="policy", shape=POLICY, doc="Bounds that only an operator signs."),
     )
 )

@@ -27,6 +27,7 @@ from nebh.model.service import (
 )
 from nebh.model.volume import OnFailureData
 from nebh.spec.checks import parse_check
+from nebh.spec.config import parse_config, parse_files
 from nebh.spec.data import check_placement, parse_data, parse_hooks, parse_volumes
 from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
@@ -93,6 +94,8 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         hooks=parse_hooks(reader, root, volumes),
         policy=_policy(root),
         secrets=parse_secrets(reader, root),
+        config=parse_config(reader, root),
+        files=parse_files(reader, root, base),
         **{key: _data(root, key, None) for key in ("user", "retention") if root.get(key) is not None},
     )
     _check_watched(reader, root, spec)

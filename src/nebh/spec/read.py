@@ -18,6 +18,7 @@ from nebh.spec.shape import (
     Either,
     Field,
     Flag,
+    Free,
     Listing,
     Section,
     Shape,
@@ -30,6 +31,7 @@ from nebh.spec.shape import (
 _DECIMAL = re.compile(r"(0|[1-9][0-9]*)\Z")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z")
 _CORES = re.compile(r"(\d{1,4})(?:\.(\d{1,3}))?\Z")
+_ANYTHING = Text(expects="a value", numbers=True, longest=65_536)
 FOREIGN = {
     "command": "argv",
     "cmd": "argv",
@@ -82,6 +84,8 @@ class Reader:
                 return self._table(node, shape, path)
             case Listing():
                 return self._listing(node, shape, path)
+            case Free():
+                return self._free(node, path)
             case Either():
                 short = isinstance(node, ScalarNode)
                 return self.read(node, shape.short if short else shape.long, path)
@@ -178,6 +182,27 @@ class Reader:
             items.append(value)
         return _value(node, items, path)
 
+    def _free(self, node: Node, path: str) -> Value | None:
+        """A value whose kind YAML says; `data` is plain."""
+        data: Any = None
+        if isinstance(node, MappingNode):
+            data = {}
+            for key, (_, item) in (self._pairs(node, path, "") or {}).items():
+                one = self._free(item, f"{path}.{key}")
+                data[key] = one.data if one is not None else ""
+        elif isinstance(node, SequenceNode):
+            below = [self._free(one, f"{path}[{number}]") for number, one in enumerate(node.value)]
+            data = [one.data for one in below if one is not None]
+        else:
+            assert isinstance(node, ScalarNode)
+            raw, tag, plain = str(node.value), str(node.tag).rpartition(":")[2], node.style is None
+            if plain and tag == "int" and _DECIMAL.match(raw.removeprefix("-")) and len(raw) < 16:
+                return _value(node, int(raw), path)
+            if plain and raw in {"true", "false"}:
+                return _value(node, raw == "true", path)
+            return self._scalar(node, _ANYTHING, path)
+        return _value(node, data, path)
+
     def _scalar(self, node: Node, shape: Shape, path: str) -> Value | None:
         if not isinstance(node, ScalarNode):
             self.complain(node, path, f"{_wanted(shape)} is needed here, not {_kind(node)}")
@@ -250,6 +275,8 @@ def _wanted(shape: Shape) -> str:
             return "a list"
         case Table() | Section() | Either():
             return "a mapping"
+        case Free():
+            return "a value"
         case _:
             assert_never(shape)
 
@@ -354,8 +381,9 @@ def walk_fields(section: Section, path: str = "") -> tuple[tuple[str, Field], ..
             inner = inner.long
         if isinstance(inner, Listing):
             where, inner = where + "[]", inner.item
-        if isinstance(inner, Table):
+        elif isinstance(inner, Table):
             where, inner = where + ".<name>", inner.item
+            inner = inner.long if isinstance(inner, Either) else inner
         if isinstance(inner, Section):
             found += walk_fields(inner, where)
     return tuple(found)

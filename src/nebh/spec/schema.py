@@ -13,6 +13,7 @@ from nebh.spec.shape import (
     Duration,
     Either,
     Flag,
+    Free,
     Listing,
     Section,
     Shape,
@@ -93,6 +94,8 @@ def _describe(shape: Shape) -> dict[str, Any]:
             return {"type": "object", "propertyNames": names, "additionalProperties": rest, "maxProperties": shape.most}
         case Section():
             return _describe_section(shape)
+        case Free():
+            return {"type": ["string", "number", "boolean", "array", "object"]}
         case Either():
             return {"anyOf": [_describe(shape.short), _describe(shape.long)]}
         case _:
@@ -140,6 +143,8 @@ def _kind(shape: Shape) -> str:
             return f"mapping: {shape.key.expects} to {_kind(shape.item)}"
         case Section():
             return "exactly one of: " + ", ".join(shape.one_of) if shape.one_of else "section"
+        case Free():
+            return "any value"
         case Either():
             return f"{_kind(shape.short)}, or a section"
         case _:

@@ -78,6 +78,11 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Free:
+    """A value of any kind: text, a whole number, true or false, a list or mapping of such. Other numbers stay text."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Field:
     """One key of a section. doc: one sentence for the reference page; default: as people write it."""
 
@@ -106,8 +111,8 @@ class Section:
 class Either:
     """A short form (a scalar) or a long one (a section)."""
 
-    short: Whole
+    short: Whole | Choice
     long: Section
 
 
-Shape = Text | Whole | Flag | Choice | Size | Duration | Cores | Listing | Table | Section | Either
+Shape = Text | Whole | Flag | Choice | Size | Duration | Cores | Listing | Table | Section | Either | Free

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.crun import CrunContainers, Folders
 from nebh.drivers.containers.oci_config import render_config
 from nebh.host.cgroups import find_tree
@@ -115,6 +115,7 @@ class ContainerRig:
         log_bytes: int = 1 << 20,
         uid_base: int = UID_BASE,
         secret_folders: tuple[str, ...] = (),
+        files: dict[str, PlacedFile] | None = None,
     ) -> ContainerPlan:
         """Return the plan of a container that runs `argv`; each service has a uid_base of its own."""
         facts = InstanceFacts(
@@ -133,6 +134,7 @@ class ContainerRig:
                 folder: str(self.folders.bundle(instance) / "secrets" / str(number))
                 for number, folder in enumerate(secret_folders)
             },
+            files={path: self.folders.file(instance, number) for number, path in enumerate(files or {})},
         )
         return ContainerPlan(
             instance=instance,
@@ -145,6 +147,7 @@ class ContainerRig:
                 "hostname": b"web\n",
             },
             log_bytes=log_bytes,
+            files=tuple((files or {}).values()),
         )
 
     def run_to_end(self, plan: ContainerPlan, *, patience: float = 60.0) -> list[str]:

@@ -37,6 +37,11 @@ def config(*, policy=None, release=None, facts=FACTS):
         ("plain", sample_policy(), FACTS),
         ("v1", sample_policy(limits=Limits(memory=1 << 28)), replace(FACTS, cgroup_v2=False)),
         ("opened", sample_policy(tmp_exec=True, cgroup_view=True), FACTS),
+        (
+            "files",
+            sample_policy(),
+            replace(FACTS, files={"/etc/app/app.conf": "/var/lib/nebh/bundles/web-7-0-1/files/0"}),
+        ),
     ],
 )
 def test_golden(name, policy, facts):

@@ -12,11 +12,21 @@ from nebh.model.secret import SecretFile
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlacedFile:
+    """A file that the container sees read-only. owner: host user id that it belongs to."""
+
+    data: bytes
+    mode: int
+    owner: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContainerPlan:
     """Everything that makes a container. tree: the materialised root file system on the host; config: OCI config.json
     from `oci_config.render_config`; uid_base: first host id of its range (65,536 long); etc_files: contents by name
-    below /etc; log_bytes: of all log files together; log_files: how many are kept; user: inside, whose the secrets are;
-    secrets: files in memory below BUNDLE/secrets; secret_env: variables that no file on the disk may hold."""
+    below /etc; files: by number, what lies in the bundle's folder `files`; log_bytes: of all log files together; log_files:
+    how many are kept; user: inside, whose the secrets are; secrets: files in memory below BUNDLE/secrets; secret_env:
+    variables that no file on the disk may hold."""
 
     instance: str
     tree: Path
@@ -28,6 +38,7 @@ class ContainerPlan:
     user: int = 10001
     secrets: tuple[SecretFile, ...] = ()
     secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    files: tuple[PlacedFile, ...] = ()
 
 
 class ContainerDriver(Protocol):

@@ -84,6 +84,10 @@ class Folders:
         names = ("hostname", "hosts", "resolv.conf")
         return {name: str(self.bundles / instance / "etc" / name) for name in names}
 
+    def file(self, instance: str, number: int) -> str:
+        """Return where a container's file of this number lies: of InstanceFacts.files."""
+        return str(self.bundles / instance / "files" / str(number))
+
 
 class CrunContainers:
     """The container driver. Thread-safe for different instances; one instance is one caller's at a time."""
@@ -263,7 +267,8 @@ class CrunContainers:
         _remove_folder(self._folders.logs / instance)
 
     def _make_folders(self, plan: ContainerPlan, bundle: Path) -> None:
-        for folder in (bundle, bundle / "etc", bundle / "rootfs", *([bundle / FOLDER] if plan.secrets else [])):
+        folders = (bundle, bundle / "etc", bundle / "files", bundle / "rootfs")
+        for folder in (*folders, *([bundle / FOLDER] if plan.secrets else [])):
             folder.mkdir()
             folder.chmod(0o711)
         for folder in (self._folders.logs / plan.instance, self._folders.run / "persist" / plan.instance):
@@ -272,6 +277,11 @@ class CrunContainers:
     def _write_bundle(self, plan: ContainerPlan, bundle: Path) -> None:
         for name, data in plan.etc_files.items():
             write_atomic(bundle / "etc" / name, data, mode=0o644, durable=False)
+        for number, one in enumerate(plan.files):
+            path = bundle / "files" / str(number)
+            write_atomic(path, one.data, mode=one.mode, durable=False)
+            os.chown(path, one.owner, one.owner)
+            path.chmod(one.mode)
         config = _fit_rlimits(json.loads(plan.config))
         kept = {"uid_base": plan.uid_base, "user": plan.user, "log_bytes": plan.log_bytes, "log_files": plan.log_files}
         write_atomic(bundle / _PLAN, json.dumps(kept).encode(), mode=0o600, durable=False)

@@ -126,8 +126,8 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
         options = ["bind", "idmap", "ro" if read_only else "rw", *bare]
         mounts.append({"destination": path, "type": "bind", "source": source, "options": options})
     mounts += [
-        {"destination": folder, "type": "bind", "source": path, "options": ["bind", "ro", *bare]}
-        for folder, path in sorted(facts.secret_folders.items())
+        {"destination": path, "type": "bind", "source": source, "options": ["bind", "ro", *bare]}
+        for path, source in (*sorted(facts.secret_folders.items()), *sorted(facts.files.items()))
     ]
     return mounts
 

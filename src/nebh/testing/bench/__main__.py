@@ -30,6 +30,7 @@ NAMES = (
     "verify",
     "images",
     "building",
+    "config",
 )
 
 

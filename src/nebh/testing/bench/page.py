@@ -20,6 +20,7 @@ ORDER = (
     "verify",
     "images",
     "building",
+    "config",
 )
 _HEAD = """# Speed and memory
 

@@ -24,7 +24,7 @@ POINTS: dict[str, tuple[str, ...]] = {
         "state.preparing.after",
         *(
             f"prepare.{name}.{side}"
-            for name in ("manifest", "objects", "materialise", "sync", "attach", "create", "rules", "slots")
+            for name in ("manifest", "objects", "materialise", "sync", "config", "attach", "create", "rules", "slots")
             for side in ("before", "after")
         ),
         "container.create.after",

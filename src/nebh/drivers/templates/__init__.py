@@ -1,0 +1,1 @@
+"""Rendering files from templates, in a child that can do nothing else."""
