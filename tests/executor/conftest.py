@@ -121,6 +121,7 @@ class Bench:
             agent=self.agent,  # type: ignore[arg-type]
             sign=self._sign,
             cgroup_v2=True,
+            storage=self.volumes.open,
         )
         executor = Executor(context)
         executor.trust.accept = self._accept  # type: ignore[method-assign]
