@@ -258,8 +258,6 @@ class FolderVolumes:
                 self._give_up(wrap)
                 raise
             faults.point("volume.snapshot.copied")
-            self._keeper.settle(wrap.parent)
-            faults.point("volume.snapshot.named")
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:
         """As promised by the contract."""
@@ -291,7 +289,6 @@ class FolderVolumes:
             except BaseException:
                 self._give_up(stage)
                 raise
-            faults.point("volume.restore.staged")
             exchange_names(home / "live", stage)
             self._keeper.settle(home, home / "making")
             faults.point("volume.restore.exchanged")
@@ -305,7 +302,6 @@ class FolderVolumes:
         _write_record(stage, record)
         self._keeper.duplicate(source, stage, quota=record.quota, sealed=False)
         faults.point("volume.restore.copied")
-        self._keeper.settle(stage, stage.parent)
 
     def _finish(self, home: Path) -> None:
         """End what was under way in a volume: keep the old content of a restore, drop what never became anything."""
@@ -318,8 +314,7 @@ class FolderVolumes:
             discarded = {"discarded": True, "taken_at": time.time_ns() // 1_000_000}
             _write_record(stage, Record(**{**asdict(record), **discarded}))
             self._keeper.seal(stage)
-            stage.rename(home / "kept" / stage.name)
-            self._keeper.settle(home / "making", home / "kept")
+            stage.rename(home / "kept" / stage.name)  # a crash that undoes this one is followed by another of it
         for wrap in tuple((home / "kept").iterdir()):
             if not (wrap / "data").is_dir():
                 self._throw(wrap)
