@@ -20,6 +20,7 @@ ORDER = (
     "verify",
     "images",
     "building",
+    "volumes",
 )
 _HEAD = """# Speed and memory
 

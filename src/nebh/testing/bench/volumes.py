@@ -23,9 +23,10 @@ from nebh.testing.disks.disk import Disk, make_image
 from nebh.testing.disks.pools import make_pool, mount_file_system
 from nebh.testing.volume_rig import start_verb
 
+NAME = "volumes"
 TITLE = "Volumes: snapshot and restore"
 MIB = 1 << 20
-NAME = "db.data.0"
+VOLUME = "db.data.0"
 _SMALL_FILES, _SMALL = 2000, 4096
 
 
@@ -83,7 +84,7 @@ def _contenders(folder: Path, mib: int, record: Record, stack: contextlib.ExitSt
             record.skipped[name] = str(error)
             continue
         driver.open()
-        driver.make(VolumePlan(name=NAME))
+        driver.make(VolumePlan(name=VOLUME))
         yield _driven(name, driver, device)
         if name == "btrfs":
             yield _command_line(home / "pool" / "plain", device)
@@ -93,15 +94,15 @@ def _contenders(folder: Path, mib: int, record: Record, stack: contextlib.ExitSt
 
 def _driven(name: str, driver: VolumeDriver, device: Callable[[], str]) -> Contender:
     def drop(number: int) -> None:
-        driver.delete_snapshot(NAME, f"s{number}")
-        driver.delete_snapshot(NAME, f"u{number}")
+        driver.delete_snapshot(VOLUME, f"s{number}")
+        driver.delete_snapshot(VOLUME, f"u{number}")
 
     return Contender(
         name=name,
-        snapshot=lambda number: driver.snapshot(NAME, f"s{number}"),
-        restore=lambda number: driver.restore(NAME, f"s{number}", keep_as=f"u{number}"),
+        snapshot=lambda number: driver.snapshot(VOLUME, f"s{number}"),
+        restore=lambda number: driver.restore(VOLUME, f"s{number}", keep_as=f"u{number}"),
         drop=drop,
-        place=lambda: driver.path(NAME),
+        place=lambda: driver.path(VOLUME),
         live=Ability.LIVE in driver.abilities,
         device=device,
     )
