@@ -20,7 +20,18 @@ from nebh.testing.guest import QEMU, Guest, choose_acceleration, find_image
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 HOUSE = Path(__file__).parents[2]
-RUNNER = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis", "sortedcontainers", "attr")
+RUNNER = (
+    "pytest",
+    "_pytest",
+    "py",
+    "pluggy",
+    "iniconfig",
+    "packaging",
+    "pygments",
+    "hypothesis",
+    "sortedcontainers",
+    "attr",
+)
 POOL = """
 modprobe dm-thin-pool
 truncate -s 1500M /var/lib/lvm.image
@@ -59,7 +70,9 @@ def bring_tests(guest: Guest) -> None:
         for name in RUNNER:
             found = importlib.util.find_spec(name)
             if found is not None and found.origin is not None:
-                archive.add(Path(found.origin).parent, arcname=f"runner/{name}")
+                file = Path(found.origin)
+                whole = file.parent if file.name == "__init__.py" else file
+                archive.add(whole, arcname=f"runner/{whole.name}")
     guest.write("/root/tests.tar.gz", buffer.getvalue())
     guest.sh("tar -C /root --no-same-owner -xzf /root/tests.tar.gz")
 
@@ -67,7 +80,7 @@ def bring_tests(guest: Guest) -> None:
 def run_contract(guest: Guest, which: str, *, more: str = "") -> str:
     line = (
         f"cd /root/nebh && {more} PYTHONPATH=src:/root/runner PYTHONDONTWRITEBYTECODE=1 /opt/nebh/venv/bin/python"
-        f" -m pytest -q -p no:cacheprovider -o timeout=0 tests/contracts/test_volumes.py -k {which} 2>&1"
+        f" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib tests/contracts/test_volumes.py -k {which} 2>&1"
     )
     done = guest.sh(line, accept=(0, 1, 2, 4, 5), timeout=1200.0)
     sys.stderr.write(done.text[-3000:])

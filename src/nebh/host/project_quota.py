@@ -49,9 +49,14 @@ def limit_folder(folder: Path, quota: int) -> None:
         if found != project or not flags & _INHERIT:
             changed = _ATTRIBUTES.pack(flags | _INHERIT, extent, extents, project, cow)
             fcntl.ioctl(descriptor, _SET_ATTRIBUTES, changed)
-        sectors = -(-quota // _SECTOR)
-        values = (1, _PROJECTS, _HARD_BLOCKS, project, sectors, *([0] * 16))
-        _quotactl(descriptor, _SET_LIMIT, project, ctypes.create_string_buffer(_LIMITS.pack(*values), _LIMITS.size))
+        data = encode_limit(project, quota)
+        _quotactl(descriptor, _SET_LIMIT, project, ctypes.create_string_buffer(data, len(data)))
+
+
+def encode_limit(project: int, quota: int) -> bytes:
+    """Return the kernel's `struct fs_disk_quota` that limits a project to `quota` bytes, rounded up to whole sectors."""
+    sectors = -(-quota // _SECTOR)
+    return _LIMITS.pack(1, _PROJECTS, _HARD_BLOCKS, project, sectors, *([0] * 19))
 
 
 def used_of_project(folder: Path) -> int:

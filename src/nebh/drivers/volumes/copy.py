@@ -27,8 +27,11 @@ class CopyKeeper:
         """Find out what the file system can do. Raises Unable where it cannot share blocks."""
         root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.abilities = frozenset({Ability.QUOTA} if enforces_projects(root) else {})
-        if self._clone:
-            _try_clone(root)
+        if self._clone and not shares_blocks(root):
+            raise Unable(
+                f"cannot keep volumes by reflink in {root}: its file system cannot share blocks between files",
+                hint="use XFS with reflink=1 or btrfs, or the driver `copy`",
+            )
 
     def check(self, root: Path) -> None:
         """As promised by the contract."""
@@ -78,7 +81,8 @@ class CopyKeeper:
         return VolumeUsage(used=used, quota=quota, free=free_bytes(wrap), exclusive=exclusive)
 
 
-def _try_clone(root: Path) -> None:
+def shares_blocks(root: Path) -> bool:
+    """Tell, by trying, whether files in the folder `root` can share their blocks. Raises OSError."""
     first, second = root / ".clone-of", root / ".clone"
     try:
         remove_tree(second)  # some crash's
@@ -88,10 +92,9 @@ def _try_clone(root: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EXDEV):
             raise
-        raise Unable(
-            f"cannot keep volumes by reflink in {root}: its file system cannot share blocks between files",
-            hint="use XFS with reflink=1 or btrfs, or the driver `copy`",
-        ) from error
+        return False
+    else:
+        return True
     finally:
         remove_tree(first)
         remove_tree(second)

@@ -19,7 +19,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,9 +129,9 @@ class FolderVolumes:
                 (self._root / name).mkdir(mode=_CLOSED, exist_ok=True)
             self._try_exchange()
             for half in tuple((self._root / ".making").iterdir()):
-                self._throw(half)
+                self._put_away(half)
             for name in self._names():
-                self._finish(self._root / name)
+                self._finish(self._root / name, drop=self._put_away)
 
     def _try_exchange(self) -> None:
         """Find out at once whether this file system can do the one step that a restore consists of."""
@@ -258,8 +258,6 @@ class FolderVolumes:
                 self._give_up(wrap)
                 raise
             faults.point("volume.snapshot.copied")
-            self._keeper.settle(wrap.parent)
-            faults.point("volume.snapshot.named")
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:
         """As promised by the contract."""
@@ -275,7 +273,7 @@ class FolderVolumes:
         check_stored_name(keep_as, what="snapshot")
         with self._changing(volume, f"restore volume {volume} from snapshot {snapshot}"):
             home = self._home(volume)
-            self._finish(home)
+            self._finish(home, drop=self._throw)
             record = _read_record(home / "live")
             if record.restored == keep_as:
                 return
@@ -291,11 +289,10 @@ class FolderVolumes:
             except BaseException:
                 self._give_up(stage)
                 raise
-            faults.point("volume.restore.staged")
             exchange_names(home / "live", stage)
             self._keeper.settle(home, home / "making")
             faults.point("volume.restore.exchanged")
-            self._finish(home)
+            self._finish(home, drop=self._throw)
             faults.point("volume.restore.kept")
 
     def _stage(self, source: Path, stage: Path, record: Record) -> None:
@@ -305,24 +302,22 @@ class FolderVolumes:
         _write_record(stage, record)
         self._keeper.duplicate(source, stage, quota=record.quota, sealed=False)
         faults.point("volume.restore.copied")
-        self._keeper.settle(stage, stage.parent)
 
-    def _finish(self, home: Path) -> None:
+    def _finish(self, home: Path, *, drop: Callable[[Path], object]) -> None:
         """End what was under way in a volume: keep the old content of a restore, drop what never became anything."""
         restored = _read_record(home / "live").restored
         for stage in tuple((home / "making").iterdir()):
             if stage.name != restored:
-                self._throw(stage)
+                drop(stage)
                 continue
             record = _read_record(stage)
             discarded = {"discarded": True, "taken_at": time.time_ns() // 1_000_000}
             _write_record(stage, Record(**{**asdict(record), **discarded}))
             self._keeper.seal(stage)
-            stage.rename(home / "kept" / stage.name)
-            self._keeper.settle(home / "making", home / "kept")
+            stage.rename(home / "kept" / stage.name)  # a crash that undoes this one is followed by another of it
         for wrap in tuple((home / "kept").iterdir()):
             if not (wrap / "data").is_dir():
-                self._throw(wrap)
+                drop(wrap)
 
     # looking
 
@@ -396,11 +391,15 @@ class FolderVolumes:
 
     def _throw(self, wrap: Path) -> None:
         """Take a name away at once, and then what it names."""
+        self._purge(self._put_away(wrap))
+
+    def _put_away(self, wrap: Path) -> Path:
+        """Take a name away; `upkeep` removes what it named, which can take long."""
         gone = self._root / ".gone" / f"{wrap.name.lstrip('.')}-{secrets.token_hex(4)}"
         wrap.rename(gone)
         self._keeper.settle(wrap.parent)
         faults.point("volume.remove.named")
-        self._purge(gone)
+        return gone
 
     def _purge(self, wrap: Path) -> None:
         for inner in (*_folders(wrap / "kept"), *_folders(wrap / "making"), wrap / "live"):

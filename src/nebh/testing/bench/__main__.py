@@ -31,6 +31,7 @@ NAMES = (
     "images",
     "building",
     "config",
+    "volumes",
 )
 
 
@@ -58,8 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", choices=NAMES, help="this measurement; may be given several times")
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it works")
     parser.add_argument("--seconds", type=float, default=240.0, help="how long one measurement begins new rounds")
+    parser.add_argument("--volume-mib", type=int, default=0, help="size of the volumes; default 1024, with --quick 48")
     parser.add_argument("--into", type=Path, default=Path("build/bench"), help="folder for summaries and raw rows")
     return parser
+
+
+def _settings(options: argparse.Namespace, folder: Path) -> Settings:
+    return Settings(quick=options.quick, seconds=options.seconds, folder=folder, volume_mib=options.volume_mib)
 
 
 def _run(name: str, options: argparse.Namespace, *, calibration: dict[str, object]) -> int:
@@ -69,7 +75,7 @@ def _run(name: str, options: argparse.Namespace, *, calibration: dict[str, objec
     begin, before = time.monotonic(), machine.load()
     try:
         with tempfile.TemporaryDirectory(prefix="nt-bench-", dir="/var/tmp") as folder:
-            module.measure(Settings(quick=options.quick, seconds=options.seconds, folder=Path(folder)), record)
+            module.measure(_settings(options, Path(folder)), record)
     except (NebhError, AssertionError, OSError, TimeoutError) as error:
         traceback.print_exc()
         print(f"  not measured: {error}", file=sys.stderr)

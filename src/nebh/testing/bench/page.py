@@ -21,6 +21,7 @@ ORDER = (
     "images",
     "building",
     "config",
+    "volumes",
 )
 _HEAD = """# Speed and memory
 

@@ -30,11 +30,13 @@ CALM_PATIENCE = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """quick: few rounds. seconds: how long one measurement may go on beginning new rounds. folder: for scratch files."""
+    """quick: few rounds. seconds: how long one measurement may go on beginning new rounds. folder: for scratch files.
+    volume_mib: size of volumes, 0 = the usual one."""
 
     quick: bool
     seconds: float
     folder: Path
+    volume_mib: int = 0
 
     def rounds(self, usual: int, quick: int) -> int:
         """Return how many rounds to make."""

@@ -31,11 +31,11 @@ def find_obstacle() -> str:
     return ""
 
 
-def make_image(path: Path, *, size: int) -> None:
-    """Make a file with an empty ext4 of `size` bytes on it."""
+def make_image(path: Path, *, size: int, files: int = 4096) -> None:
+    """Make a file with an empty ext4 of `size` bytes on it, for so many files."""
     with path.open("wb") as file:
         file.truncate(size)
-    options = ("-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-J", "size=4", "-m", "0", "-N", "4096")
+    options = ("-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-J", "size=4", "-m", "0", "-N", str(files))
     run(Command(argv=("mkfs.ext4", *options, str(path)), timeout=60))
 
 

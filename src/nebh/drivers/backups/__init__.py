@@ -1,0 +1,1 @@
+"""Backups: copies of volumes elsewhere, encrypted, and proof of which is which."""
