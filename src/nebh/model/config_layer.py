@@ -17,6 +17,9 @@ from nebh.model.names import is_name
 SPEC_LAYER = "spec"
 CLUSTER_LAYER = "cluster"
 DEFAULT_LAYER = "default"
+SCALARS = ("text", "int", "number", "bool", "port")
+TYPES = (*SCALARS, "list", "map")
+"""Kinds of values that a schema knows."""
 KEPT_VERSIONS = 20
 """Versions of each layer that stay signed."""
 
@@ -121,7 +124,7 @@ class FileSource:
     text: str = ""
 
 
-_KINDS = {"group": 2, "node": 2, "machine": 2, "template": 2}
+_KINDS = frozenset({"group", "node", "machine", "template"})
 
 
 def check_layer(name: str) -> str:

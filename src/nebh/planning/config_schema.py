@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from nebh.model.config_layer import DEFAULT_LAYER, KeyRule, Origin, Part
+from nebh.model.config_layer import DEFAULT_LAYER, SCALARS, TYPES, KeyRule, Origin, Part
 from nebh.model.errors import Problem
 from nebh.planning.config_merge import Branch, Gone, Leaf, Row, Tree, find_tree, to_plain
 from nebh.planning.config_values import (
@@ -22,8 +22,6 @@ from nebh.planning.config_values import (
     walk_leaves,
 )
 
-TYPES = ("text", "int", "number", "bool", "port", "list", "map")
-SCALARS = TYPES[:5]
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z")
 LONGEST_MATCHED = 4096
 

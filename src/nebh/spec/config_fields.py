@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nebh.model.config_layer import SCALARS, TYPES
 from nebh.model.names import NAME_PATTERN
 from nebh.spec.shape import Choice, Either, Field, Flag, Free, Listing, Section, Table, Text, Whole
 
@@ -16,7 +17,6 @@ TEMPLATE = Text(
 STRATEGY = Text(
     expects="replace, append, prepend, delete or `by NAME`", pattern=rf"replace|append|prepend|delete|by {_WORD}"
 )
-TYPES = ("text", "int", "number", "bool", "port", "list", "map")
 SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "QUIT", "WINCH")
 
 KEY_RULE = Section(
@@ -26,7 +26,7 @@ KEY_RULE = Section(
         Field(key="default", shape=Free(), doc="Value where no layer gives one."),
         Field(key="enum", shape=Listing(item=Free(), least=1), doc="The only values allowed."),
         Field(key="pattern", shape=Text(expects="a regular expression"), doc="What the whole text must match."),
-        Field(key="items", shape=Choice(values=(*TYPES[:5], "map")), doc="Kind of a list's items."),
+        Field(key="items", shape=Choice(values=(*SCALARS, "map")), doc="Kind of a list's items."),
         Field(key="low", shape=Whole(low=-_MOST, high=_MOST), doc="Smallest number allowed."),
         Field(key="high", shape=Whole(low=-_MOST, high=_MOST), doc="Largest number allowed."),
         Field(
