@@ -24,7 +24,7 @@ from nebh.executor.intake import Intake
 from nebh.executor.look import Look
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
-from nebh.executor.storage import Storage, choose, open_storage
+from nebh.executor.storage import Storage, open_storage
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.trust import Trust
@@ -68,7 +68,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
     tree.prepare()
     ingress_uid, ingress_gid = daemons.user_id(config.ingress_user, "nobody")
     keys = ensure_node_keys(layout.node_key.parent)
-    storage = Storage(choose(config.storage, layout), layout=layout, launcher=launcher)
+    storage = Storage(config.storage, layout)
     context = Context(
         layout=layout,
         config=config,
@@ -90,7 +90,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
                 cgroups=tree.enter_service("ingress"),
                 seen_from=networker.pid,
             ),
-            volumes=storage.chosen.driver,
+            volumes=storage.driver,
         ),
         store=NodeStore(layout.state),
         clock=SystemClock(),

@@ -10,6 +10,7 @@ from nebh.host import namespaces
 from nebh.host.disk import is_volatile
 from nebh.host.launcher import fork_launcher
 from nebh.host.layout import Layout
+from nebh.host.mount_points import share_mount_point
 from nebh.host.networker import fork_networker
 from nebh.host.run import is_root
 from nebh.host.worker import Worker
@@ -34,7 +35,8 @@ def fork_helpers(layout: Layout) -> Helpers:
     gc.freeze()  # a collection in a helper would write to every object it inherited
     networker = fork_networker()
     namespaces.unshare(CLONE_NEWNET)
-    namespaces.private_mounts()  # volumes are nobody else's to see, and gone with the last that uses them
+    namespaces.private_mounts()
+    share_mount_point(layout.volumes)  # nobody else sees them, and they are gone with the last that uses them
     return Helpers(networker=networker, launcher=fork_launcher())
 
 

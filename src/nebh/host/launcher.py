@@ -52,7 +52,7 @@ class Launch:
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
     """Fork the launcher from the (single-threaded) executor, in the namespaces its containers' conmons should have."""
-    handlers = {"launch": _launch, "start": _start, "probe": _probe, "give": _give, "show": _show}
+    handlers = {"launch": _launch, "start": _start, "probe": _probe, "give": _give}
     return Worker.fork("launcher", handlers, setup=_setup, keep_fds=keep_fds)
 
 
@@ -238,22 +238,6 @@ def _start(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
     _children.add(child)
     os.close(writing)
     return Reply(result=child, fds=(reading,))
-
-
-def show_mount(worker: Worker, folder: Path) -> None:
-    """Have the launcher, and the containers that it starts from now on, see what is mounted at `folder` here."""
-    tree = namespaces.open_tree(folder)
-    try:
-        worker.call("show", {"folder": str(folder)}, fds=(tree,))
-    finally:
-        os.close(tree)
-
-
-def _show(args: dict[str, Any], fds: tuple[int, ...]) -> None:
-    folder = Path(args["folder"])
-    while folder.stat().st_dev != folder.parent.stat().st_dev:
-        namespaces.unmount(folder)
-    namespaces.move_mount(fds[0], folder)
 
 
 def _probe(args: dict[str, Any], _fds: tuple[int, ...]) -> None:

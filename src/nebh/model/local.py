@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class StorageConfig:
-    """Where volumes are kept. driver: auto, btrfs, pool, reflink, copy or command. device: a block device of our own for
-    the pool; without one it is a file of `size` bytes that grows to `most`. commands: of the driver `command`."""
+    """Where volumes are kept. driver: auto, btrfs, pool, reflink, copy or commands. device: a block device of our own for
+    the pool; without one it is a file of `size` bytes that grows to `most`. commands: of that driver."""
 
     driver: str = "auto"
     device: str = ""

@@ -162,7 +162,7 @@ class DataSite(Site):
 
     def _kept(self) -> Path:
         """Return the folder of the snapshots, as the executor sees it."""
-        below = {"pool": "pool/volumes", "copy": "copy"}[self._storage]
+        below = {"pool": "pool/volumes", "copy": "volumes"}[self._storage]
         seen = Path(f"/proc/{self.pid_of('executor')}/root")
         return seen / str(self.layout.volumes / below / STORED / "kept").lstrip("/")
 
