@@ -1,6 +1,5 @@
 """Every acceptance rule: a valid thing passes, its violation is refused, and switching the rule off lets it pass."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -452,9 +451,6 @@ def test_the_reason_is_in_plain_words() -> None:
     assert "nebh pin web 7" in verdict.hint
 
 
-# ------------------------------------------------------------------------------------------------------ properties
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     floors=st.dictionaries(st.sampled_from(sorted(VERSIONS)), st.integers(1, 40), min_size=1),
@@ -501,9 +497,3 @@ def test_the_floor_is_safe_and_live(commits: dict[int, int], counter: int, pins:
     )()
     assert verdict.ok is allowed
     assert allowed or verdict.rule == "N5"
-
-
-def test_facts_are_frozen() -> None:
-    for kind in (Choice, OrderFacts):
-        assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        assert dataclasses.is_dataclass(kind)
