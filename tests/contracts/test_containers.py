@@ -163,3 +163,32 @@ def test_secrets_are_files_of_the_container_and_are_replaced_in_one_step(rig):
     driver.delete("web-7-0-1")
     with pytest.raises(Failed, match="gone"):
         driver.give_secrets("web-7-0-1", second)
+
+
+def test_a_frozen_container_stands_still_and_can_be_deleted(rig):
+    driver = rig.driver
+    driver.create(rig.plan("web-7-0-1", "/bin/sh", "-c", "while true; do echo tick; sleep 0.05; done"))
+    driver.start("web-7-0-1")
+    if isinstance(rig, ContainerRig):
+        wait_for_lines(driver, "web-7-0-1", more_than=0)
+    driver.freeze("web-7-0-1")
+    if isinstance(rig, ContainerRig):
+        time.sleep(0.3)
+        still = driver.log_written("web-7-0-1")
+        time.sleep(0.5)
+        assert driver.log_written("web-7-0-1") == still
+    assert driver.observe("web-7-0-1").status is Status.RUNNING
+    driver.thaw("web-7-0-1")
+    if isinstance(rig, ContainerRig):
+        wait_for_lines(driver, "web-7-0-1", more_than=still)
+    driver.freeze("web-7-0-1")
+    driver.delete("web-7-0-1")
+    assert driver.observe("web-7-0-1").status is Status.ABSENT
+    driver.freeze("web-7-0-1")  # one that is gone is left alone
+
+
+def wait_for_lines(driver, instance, *, more_than):
+    deadline = time.monotonic() + 10
+    while driver.log_written(instance) <= more_than:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from nebh.model.kept import SnapshotKind
 from nebh.model.service import Check, CheckKind, Update
 from nebh.model.statement import Action, Order, Outcome, Phase
 from nebh.model.transaction import State
-from nebh.model.volume import DataRules, Hook, HookPoint, OnFailureData, VolumeBound, VolumeClass, VolumeMount
+from nebh.model.volume import (
+    DataRules,
+    Hook,
+    HookPoint,
+    OnFailureData,
+    Unavailable,
+    VolumeBound,
+    VolumeClass,
+    VolumeMount,
+)
 
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/bad", interval=100, failures=1)
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
@@ -327,3 +337,25 @@ def test_migrations_run_when_the_release_is_new_or_the_data_is_older(bench):
     bench.assign(2)
     bench.settle()
     assert rows(bench) == ["1", "1", "c", "2"], "now its data is older"
+
+
+@pytest.mark.parametrize("unavailable", [Unavailable.STOP, Unavailable.FREEZE])
+def test_a_service_waits_for_its_storage_and_comes_back(new_bench, unavailable):
+    bench = new_bench(volumes=(replace(DATA, unavailable=unavailable), replace(SHARED, unavailable=unavailable)))
+    deploy(bench, 1)
+    (one,) = bench.serving()
+    bench.context.look_at_storage = lambda: "it is away"
+    bench.volumes.fail_next("check", Failed("away"))
+    bench.executor.supervisor._keep_storage()
+    if unavailable is Unavailable.FREEZE:
+        assert one.id in bench.containers.frozen
+    else:
+        bench.until(lambda: one.id not in running(bench))
+    bench.executor.supervisor.revive(one)
+    assert (one.id in running(bench)) is (unavailable is Unavailable.FREEZE), "it is not started while its data is away"
+    bench.context.look_at_storage = lambda: ""
+    bench.executor.supervisor._keep_storage()
+    assert bench.executor.supervisor._storage.is_gone, "the first look found it away still"
+    bench.executor.supervisor._keep_storage()
+    bench.until(lambda: one.id in running(bench) and one.id not in bench.containers.frozen)
+    assert "storage.back" in "\n".join(bench.events())

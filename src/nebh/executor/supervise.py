@@ -13,6 +13,7 @@ from nebh.executor.effects import effect
 from nebh.executor.floods import LogKeeper
 from nebh.executor.health import look, wait_ready
 from nebh.executor.instances import build, exit_text, readiness, release_of
+from nebh.executor.watch_storage import StorageWatch
 from nebh.host.waiting import Waiter
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
@@ -36,6 +37,7 @@ class Supervisor:
         self._plane = plane
         self._waiter = Waiter()
         self._logs = LogKeeper(context)
+        self._storage = StorageWatch(context)
         self._lock = threading.Lock()
         self._watched: set[str] = set()
         self._reviving: set[str] = set()
@@ -134,6 +136,8 @@ class Supervisor:
         return yields(self._context, current)
 
     def _must_wait(self, row: InstanceRow) -> bool:
+        if self._storage.is_gone and self._context.volumes.volumes(row.service):
+            return True
         current = self._context.work.open_transaction(row.service)
         if current is None or not stands_alone(self._context, current) or current.state in BEFORE_START:
             return False
@@ -250,6 +254,15 @@ class Supervisor:
                 with contextlib.suppress(NebhError):
                     self._probe_one(row, failures, due)
             self._keep_shared()
+            self._keep_storage()
+
+    def _keep_storage(self) -> None:
+        """Services whose storage is gone wait for it; when it is back they are started."""
+        try:
+            for row in self._storage.look():
+                self.revive_later(row)
+        except (NebhError, OSError) as error:
+            self._say_trouble("the storage of volumes", error)
 
     def _keep_shared(self) -> None:
         """Bring back what somebody else took away: our table after `nft flush ruleset`, a resolver or proxy killed."""

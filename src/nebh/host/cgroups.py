@@ -127,6 +127,28 @@ class CgroupTree:
             return ()
         return tuple(map(int, text.split()))
 
+    def set_frozen(self, instance: str, *, frozen: bool) -> None:
+        """Let all of a container stand still, or go on; one that is gone is left alone. Raises Broken where this machine
+        has no freezer."""
+        if self.v2:
+            path, word = self.root / self.parent / instance / "cgroup.freeze", str(int(frozen))
+        else:
+            folder = self.root / "freezer"
+            if not folder.is_dir():
+                raise Broken("cannot freeze a container: this machine has no cgroup controller freezer")
+            path, word = folder / self.parent / instance / "freezer.state", "FROZEN" if frozen else "THAWED"
+        with contextlib.suppress(FileNotFoundError):
+            path.write_text(word, encoding="ascii")
+
+    def is_frozen(self, instance: str) -> bool:
+        """Tell whether a container stands still because of `set_frozen`."""
+        with contextlib.suppress(OSError):
+            if self.v2:
+                return (self.root / self.parent / instance / "cgroup.freeze").read_text(encoding="ascii").strip() == "1"
+            state = self.root / "freezer" / self.parent / instance / "freezer.state"
+            return state.read_text(encoding="ascii").strip() != "THAWED"
+        return False
+
     def cpu_us(self, instance: str) -> int:
         """Return the processor time a container has used, in microseconds; 0 when it is gone."""
         if self.v2:

@@ -68,6 +68,14 @@ class ContainerDriver(Protocol):
         """Send a signal (`TERM`, `HUP`, `KILL`) to the first process; a stopped one is left alone."""
         ...
 
+    def freeze(self, instance: str) -> None:
+        """Let every process of a running container stand still; it stays `running`. Raises Broken where that cannot be."""
+        ...
+
+    def thaw(self, instance: str) -> None:
+        """Let it go on."""
+        ...
+
     def delete(self, instance: str) -> None:
         """Kill and remove every trace but the logs: processes, cgroup, runtime state, bundle."""
         ...

@@ -185,8 +185,18 @@ class CrunContainers:
         if found.status in (Status.CREATED, Status.RUNNING):
             processes.send_signal(ProcessId(pid=found.pid, started=found.started), number)
 
+    def freeze(self, instance: str) -> None:
+        """As promised by the contract."""
+        self._cgroups.set_frozen(instance, frozen=True)
+
+    def thaw(self, instance: str) -> None:
+        """As promised by the contract."""
+        self._cgroups.set_frozen(instance, frozen=False)
+
     def delete(self, instance: str) -> None:
         """Kill and remove every trace but the logs."""
+        if self._cgroups.is_frozen(instance):
+            self.thaw(instance)  # nothing that stands still can be killed
         run, bundle = self._folders.run, self._folders.bundle(instance)
         conmon = self._conmon_of(instance)
         if (run / "crun" / instance).exists():

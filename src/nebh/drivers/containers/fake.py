@@ -40,6 +40,7 @@ class FakeContainers:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.check_ok = True
+        self.frozen: set[str] = set()
         self.strains: dict[str, Strain] = {}
         self._containers: dict[str, _Container] = {}
         self._logs: dict[str, list[LogLine]] = {}
@@ -130,11 +131,22 @@ class FakeContainers:
         if number == signals.SIGKILL and self.observe(instance).status in (Status.CREATED, Status.RUNNING):
             self.exit(instance, 128 + number)
 
+    def freeze(self, instance: str) -> None:
+        """As promised by the contract: `frozen` tells."""
+        self._enter("freeze", instance)
+        self.frozen.add(instance)
+
+    def thaw(self, instance: str) -> None:
+        """As promised by the contract."""
+        self._enter("thaw", instance)
+        self.frozen.discard(instance)
+
     def delete(self, instance: str) -> None:
         """As promised by the contract."""
         self._enter("delete", instance)
         with self._lock:
             one = self._containers.pop(instance, None)
+            self.frozen.discard(instance)
             if one is not None:
                 self._ring(one)
 

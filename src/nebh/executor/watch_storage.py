@@ -1,0 +1,102 @@
+"""Services whose storage is gone: they stand still or end, as declared, and come back by themselves."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from nebh.executor.context import Context
+from nebh.executor.data import Owned, owned
+from nebh.executor.instances import release_of
+from nebh.model.errors import NebhError
+from nebh.model.event import Severity
+from nebh.model.volume import Unavailable
+from nebh.model.work import InstanceRow, Role
+
+
+class StorageWatch:
+    """Looks at the storage of volumes every few seconds. `is_gone` holds restarts back."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._why = ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether services with data wait for their storage."""
+        return bool(self._why)
+
+    def look(self) -> tuple[InstanceRow, ...]:
+        """Do what is to be done now; return the instances that are to be started again."""
+        with self._lock:
+            if self._why:
+                return self._try_again()
+            why = self._context.look_at_storage()
+            if why:
+                self._why = why
+                self._halt(why)
+            return ()
+
+    def _halt(self, why: str) -> None:
+        rows = self._with_data()
+        names = ", ".join(sorted({one.service for one in rows})) or "none"
+        self._context.tell(
+            "storage.gone",
+            f"the storage of volumes cannot be used: {why}; services that stand still or were ended: {names}",
+            severity=Severity.ALARM,
+            hint="look at the disk; they come back by themselves when it is there again",
+        )
+        for row in rows:
+            if self._freezes(row):
+                self._context.drivers.containers.freeze(row.id)
+            else:
+                self._context.drivers.containers.signal(row.id, "KILL")
+
+    def _try_again(self) -> tuple[InstanceRow, ...]:
+        try:
+            self._context.storage()
+            self._context.drivers.volumes.check()
+        except (NebhError, OSError):
+            return ()
+        self._why = ""
+        rows = self._with_data()
+        for row in rows:
+            if self._freezes(row):
+                self._go_on(row)
+        self._context.tell(
+            "storage.back", "the storage of volumes can be used again", severity=Severity.WARNING, hint=""
+        )
+        return rows
+
+    def _go_on(self, row: InstanceRow) -> None:
+        """Let a frozen instance go on where it sees the volumes that there are; else it is to be made anew."""
+        containers = self._context.drivers.containers
+        alive = self._sees_volumes(row)
+        containers.thaw(row.id)
+        if not alive:
+            containers.signal(row.id, "KILL")
+
+    def _sees_volumes(self, row: InstanceRow) -> bool:
+        pid = self._context.drivers.containers.observe(row.id).pid
+        try:
+            return all(
+                Path(f"/proc/{pid}/root{one.part.mount.path}").stat().st_dev
+                == self._context.drivers.volumes.path(one.stored).stat().st_dev
+                for one in self._parts(row)
+            )
+        except (NebhError, OSError):
+            return False
+
+    def _with_data(self) -> tuple[InstanceRow, ...]:
+        volumes = {one.service for one in self._context.volumes.volumes()}
+        rows = self._context.work.instances()
+        return tuple(one for one in rows if one.service in volumes and one.role is Role.SERVING)
+
+    def _freezes(self, row: InstanceRow) -> bool:
+        return all(one.part.bound.unavailable is Unavailable.FREEZE for one in self._parts(row))
+
+    def _parts(self, row: InstanceRow) -> tuple[Owned, ...]:
+        policy = self._context.policy_of(row)
+        found = owned(self._context, policy, release_of(self._context, row), replicas=row.replica + 1)
+        return tuple(one for one in found if one.replica == row.replica)
