@@ -32,7 +32,7 @@ PYTEST = $(PYTHON) -m pytest -o cache_dir=$(CACHE)/pytest -n 2 --dist loadfile $
 # A fresh system is often a chroot, in which the kernel refuses what containers need.
 SETTLED := $(PYTHON) -P -m nebh.testing.settled
 
-.PHONY: help demo test test-long check crash bench docs install uninstall setup setup-root setup-user setup-python pins
+.PHONY: help demo demo-data test test-long check crash bench docs install uninstall setup setup-root setup-user setup-python pins
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,11 @@ demo: $(SETUP) ## the story on this machine, as root: deploy, update, rollback, 
 	@[ "$(UID)" = 0 ] || { echo 'cannot run the demo: it starts containers, which needs root' >&2; \
 		echo '  hint: sudo make demo' >&2; exit 1; }
 	@$(SETTLED) $(PYTHON) -P -m nebh.testing.demo $(ARGS)
+
+demo-data: $(SETUP) ## a PostgreSQL converted, broken and taken back, as root -> build/demo-data.json
+	@[ "$(UID)" = 0 ] || { echo 'cannot run the demo: it starts containers, which needs root' >&2; \
+		echo '  hint: sudo make demo-data' >&2; exit 1; }
+	@$(SETTLED) $(PYTHON) -P -m nebh.testing.demo.data $(ARGS)
 
 test: $(SETUP) ## all tests but the long ones; as an ordinary user those that need no root
 	@$(SETTLED) $(PYTEST) $(SOURCES)

@@ -82,9 +82,9 @@ def judge_load(act: Act) -> list[tuple[bool, str]]:
     ]
 
 
-def write_record(folder: Path, acts: Sequence[Act]) -> None:
-    """Write folder/demo.json and the raw rows, folder/demo/requests.csv.gz."""
-    rows = folder / "demo" / "requests.csv.gz"
+def write_record(folder: Path, acts: Sequence[Act], *, name: str = "demo") -> None:
+    """Write folder/<name>.json and the raw rows, folder/<name>/requests.csv.gz."""
+    rows = folder / name / "requests.csv.gz"
     rows.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(rows, "wt", encoding="utf-8", newline="", compresslevel=3) as file:
         table = csv.writer(file)
@@ -94,4 +94,4 @@ def write_record(folder: Path, acts: Sequence[Act]) -> None:
                 who = (row.connection, row.kind, row.method, row.status, row.version, row.error)
                 table.writerow((act.name, f"{row.sent:.6f}", *who, f"{row.received:.6f}", f"{row.latency_ms:.3f}"))
     document = {"version": 1, "acts": [act.to_plain() for act in acts]}
-    write_atomic(folder / "demo.json", json.dumps(document, indent=1).encode() + b"\n", mode=0o644)
+    write_atomic(folder / f"{name}.json", json.dumps(document, indent=1).encode() + b"\n", mode=0o644)
