@@ -359,3 +359,27 @@ def test_a_service_waits_for_its_storage_and_comes_back(new_bench, unavailable):
     bench.executor.supervisor._keep_storage()
     bench.until(lambda: one.id in running(bench) and one.id not in bench.containers.frozen)
     assert "storage.back" in "\n".join(bench.events())
+
+
+def test_a_cache_does_not_make_a_service_stop(new_bench):
+    cache = VolumeBound(name="data", kind=VolumeClass.CACHE, size=1 << 20)
+    bench = new_bench(volumes=(cache,))
+    fields = {"volumes": (MOUNTS[0],), "data": DataRules(), "argv": ("/bin/sh", "-c", "append /data/rows x;sleep 1")}
+    bench.deploy(1, **fields, update=BAKE)
+    (old,) = bench.serving()
+    bench.deploy(2, **fields, update=BAKE)
+    (new,) = bench.serving()
+    calls = bench.containers.calls
+    assert calls.index(("start", new.id)) < calls.index(("signal", old.id))
+    assert rows(bench) == ["x", "x"]
+    assert bench.context.volumes.snapshots("web") == ()
+
+
+def test_a_release_that_gives_its_data_up_still_ends_the_one_that_writes_it_first(bench):
+    deploy(bench, 1)
+    (old,) = bench.serving()
+    bench.deploy(2, update=BAKE)
+    (new,) = bench.serving()
+    calls = bench.containers.calls
+    assert calls.index(("signal", old.id)) < calls.index(("start", new.id))
+    assert rows(bench) == ["1"], "the data stays"

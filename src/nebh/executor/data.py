@@ -66,7 +66,17 @@ def _of(context: Context, row: TransactionRow) -> tuple[Owned, ...]:
 
 def stands_alone(context: Context, row: TransactionRow) -> bool:
     """Tell whether the old side must have ended before the new one starts, because one of the two owns data."""
-    return bool(_of(context, row)) or bool(context.volumes.volumes(row.service))
+    if row.kind in local.ENDING:
+        return False
+    return bool(_of(context, row)) or _old_owns(context, row)
+
+
+def _old_owns(context: Context, row: TransactionRow) -> bool:
+    known, policy = context.work.service(row.service), context.accepted.effective(row.service)
+    if known is None or policy is None or not row.from_counter:
+        return False
+    old = context.accepted.release(row.service, known.epoch, row.from_counter)
+    return old is not None and data.owns_data(policy, old)
 
 
 def yields(context: Context, row: TransactionRow) -> bool:
