@@ -383,3 +383,15 @@ def test_a_release_that_gives_its_data_up_still_ends_the_one_that_writes_it_firs
     calls = bench.containers.calls
     assert calls.index(("signal", old.id)) < calls.index(("start", new.id))
     assert rows(bench) == ["1"], "the data stays"
+
+
+def test_each_allocation_has_data_of_its_own(bench):
+    deploy(bench, 1)
+    (first,) = bench.serving()
+    nonce = bench.assign(1, replicas=2)
+    bench.settle()
+    assert bench.outcome(nonce) is Outcome.COMMITTED, bench.events()[-3:]
+    assert {one.replica for one in bench.serving()} == {0, 1}
+    assert first.id in running(bench), "it goes on"
+    assert rows(bench) == ["1"]
+    assert (bench.volumes.path("web.data.1") / "rows").read_text() == "1\n"

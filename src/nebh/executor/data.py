@@ -127,21 +127,24 @@ def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -
         context.drivers.volumes.make(VolumePlan(name=one.stored, quota=one.part.bound.size, uid=owner, gid=owner))
 
 
-def begin_writing(context: Context, row: TransactionRow, release: Release) -> bool:
-    """STARTING, the old instances have ended: keep the data as it is, bring back what is to be restored, and journal
+def begin_writing(context: Context, row: TransactionRow, release: Release, *, new: tuple[InstanceRow, ...]) -> bool:
+    """STARTING, the instances that `new` replaces have ended: keep the data as it is, bring back what is to be restored, and journal
     that the new release may write. Tell whether its migrations are to run: the release is new here, or its data is
     older than what it writes. Raises Failed."""
-    volumes = _of(context, row)
+    replicas = {one.replica for one in new}
+    volumes = tuple(one for one in _of(context, row) if one.replica in replicas)
     if not volumes:
         return False
     for other in context.work.instances(row.service):
-        if other.txn != row.id and context.drivers.containers.observe(other.id).status is Status.RUNNING:
+        if other.txn == row.id or other.replica not in replicas:
+            continue  # another allocation has data of its own
+        if context.drivers.containers.observe(other.id).status is Status.RUNNING:
             raise Failed(f"cannot give the data of {row.service} to release {row.to_counter}: {other.id} still runs")
     if row.kind not in SAME_DATA:
         _keep(context, row, volumes)
     if row.kind == "restore":
         _bring_back(context, row, volumes)
-        volumes = _of(context, row)
+        volumes = tuple(one for one in _of(context, row) if one.replica in replicas)
     writes = release.data.writes
     older = any(one.part.snapshotted and one.row is not None and one.row.version < writes for one in volumes)
     known = context.accepted.release_row(row.service, row.epoch, row.to_counter)

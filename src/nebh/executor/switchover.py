@@ -66,7 +66,7 @@ def _hand_over_data(run: Run, row: TransactionRow, new: Rows) -> None:
     release = context.accepted.release(row.service, row.epoch, row.to_counter)
     if release is None:
         raise Broken(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
-    migrated = begin_writing(context, row, release) and run_hooks(run, row, HookPoint.MIGRATE, new)
+    migrated = begin_writing(context, row, release, new=new) and run_hooks(run, row, HookPoint.MIGRATE, new)
     if migrated or row.kind == "restore":  # what they were made with is not the volume any more
         for one in new:
             build(context, one, prefix="start")
