@@ -68,7 +68,8 @@ def _wait(run: Run, one: InstanceRow, hook: Hook) -> str:
     end = context.clock.monotonic() + hook.timeout / 1000
     while True:
         observed = context.drivers.containers.observe(one.id)
-        if observed.status in (Status.STOPPED, Status.ABSENT):
+        told = observed.exit_code is not None or not observed.conmon_alive  # its code comes a moment after its end
+        if observed.status is Status.ABSENT or (observed.status is Status.STOPPED and told):
             return "" if observed.exit_code == 0 else exit_text(observed)
         if run.cancelled():
             return run.cancelled()
