@@ -51,6 +51,7 @@ class Counter:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.orders = self
 
     def assignment(self, envelope: bytes) -> None:
         peek_statement(envelope, "assignment", Assignment)

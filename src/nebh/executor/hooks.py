@@ -57,7 +57,7 @@ def _run_apart(run: Run, row: TransactionRow, one: InstanceRow, hook: Hook) -> N
             containers.start(one.id)
             problem = _wait(run, one, hook)
     finally:
-        with contextlib.suppress(NebhError):
+        with contextlib.suppress(NebhError), effect(context, row.id, "hook.stop"):
             containers.signal(one.id, "KILL")
     _tell(context, row, one, hook, problem=problem, said=_last_lines(context, one.id, start))
 

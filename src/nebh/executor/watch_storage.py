@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nebh.executor.context import Context
 from nebh.executor.data import Owned, owned
+from nebh.executor.effects import hot_effect
 from nebh.executor.instances import release_of
 from nebh.model.errors import NebhError
 from nebh.model.event import Severity
@@ -48,10 +49,12 @@ class StorageWatch:
             hint="look at the disk; they come back by themselves when it is there again",
         )
         for row in rows:
-            if self._freezes(row):
-                self._context.drivers.containers.freeze(row.id)
-            else:
-                self._context.drivers.containers.signal(row.id, "KILL")
+            freezes = self._freezes(row)
+            with hot_effect("storage.halt"):  # nothing is journalled: the journal may lie on the same disk
+                if freezes:
+                    self._context.drivers.containers.freeze(row.id)
+                else:
+                    self._context.drivers.containers.signal(row.id, "KILL")
 
     def _try_again(self) -> tuple[InstanceRow, ...]:
         try:
@@ -73,9 +76,10 @@ class StorageWatch:
         """Let a frozen instance go on where it sees the volumes that there are; else it is to be made anew."""
         containers = self._context.drivers.containers
         alive = self._sees_volumes(row)
-        containers.thaw(row.id)
-        if not alive:
-            containers.signal(row.id, "KILL")
+        with hot_effect("storage.back"):
+            containers.thaw(row.id)
+            if not alive:
+                containers.signal(row.id, "KILL")
 
     def _sees_volumes(self, row: InstanceRow) -> bool:
         pid = self._context.drivers.containers.observe(row.id).pid

@@ -23,14 +23,12 @@ POINTS: dict[str, tuple[str, ...]] = {
         *(f"{n}.{s}" for n in ("state.cutting_over", "state.checking", "cutover.switch", "data.drop") for s in _SIDES),
         "volume.snapshot.begun",
         "volume.snapshot.copied",
-        "volume.snapshot.named",
     ),
     "convert": tuple(f"{n}.{s}" for n in ("hook.create", "hook.run", "start.create", "data.snapshot") for s in _SIDES),
     "break": (
         *(f"{n}.{s}" for n in ("hook.run", "back.yield", "data.restore", "back.revive", "data.drop") for s in _SIDES),
         "volume.restore.begun",
         "volume.restore.copied",
-        "volume.restore.staged",
         "volume.restore.exchanged",
         "volume.restore.kept",
         "state.rolled_back.before",
@@ -40,7 +38,6 @@ POINTS: dict[str, tuple[str, ...]] = {
     ),
     "restore": (
         *(f"{n}.{s}" for n in ("data.snapshot", "data.restore", "start.create", "start.start") for s in _SIDES),
-        "volume.restore.staged",
         "volume.restore.exchanged",
         "volume.restore.kept",
     ),
