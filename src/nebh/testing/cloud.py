@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +19,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from nebh.host import processes
+from nebh.host.channels import connect_unix
 from nebh.host.layout import Layout
 from nebh.host.run import Command, Result, Started, TimeoutExpired, run, start
+from nebh.model.errors import Unreachable
 
 PATIENCE = 240.0
 CGROUPS = Path("/sys/fs/cgroup")
@@ -114,8 +115,11 @@ class Cloud:
     def _all_there(self) -> bool:
         if not self.pid_of("agent"):
             return False
-        with socket.socket(socket.AF_UNIX) as one:  # the name of a controller that died may still be there
-            return one.connect_ex(str(self.layout.controller_socket)) == 0
+        try:  # the name of a controller that died may still be there
+            connect_unix(self.layout.controller_socket, timeout=5.0).close()
+        except Unreachable:
+            return False
+        return True
 
     def say_logs(self) -> str:
         """Return the ends of all logs of ours."""
