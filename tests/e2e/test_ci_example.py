@@ -100,13 +100,15 @@ def test_4_a_kit_reaches_its_own_service_and_no_policy(cloud, ci):
 
 
 @pytest.mark.long
-def test_5_an_edited_file_moves_as_a_patch_to_the_controller_and_to_the_node(cloud, ci):
+def test_5_an_edited_file_moves_as_a_patch_to_the_controller_and_to_the_node(cloud, ci, eventually):
     big = ci / "web" / "www" / "big"
     data = os.urandom(2 << 20)
     big.write_bytes(data)
     run_job(cloud, ci, ci / "web.yaml")
     big.write_bytes(data[: 1 << 20] + b"edited" + data[1 << 20 :])
     with HostileController(cloud.layout.controller_socket, lambda _: None) as between:
+        old = cloud.kill("agent")  # the connections that it has lead past the one between
+        eventually(lambda: cloud.pid_of("agent") not in (0, old), what="another agent")
         done = run_job(cloud, ci, ci / "web.yaml")
     line = next(line for line in done.stderr.decode().splitlines() + done.text.splitlines() if "as a change" in line)
     print(line)

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from nebh.host import processes
+from nebh.host.channels import connect_unix
 from nebh.host.layout import Layout
 from nebh.host.run import Command, Result, Started, TimeoutExpired, run, start
+from nebh.model.errors import Unreachable
 
 PATIENCE = 240.0
 CGROUPS = Path("/sys/fs/cgroup")
@@ -99,16 +101,25 @@ class Cloud:
         return (sys.executable, "-P", "-m", f"nebh.programs.{program}")
 
     def wait_until_ready(self, *, patience: float = PATIENCE) -> None:
-        """Wait until the node knows its own record and the controller hears it."""
+        """Wait until the controller listens, and the node knows its own record and has its agent."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
             if self._up is not None and self._up.poll() is not None:
                 break
             found = self.nebh_executor("status", "--json", accept=tuple(range(256)))
-            if found.status == 0 and json.loads(found.stdout)["snapshot"] > 0 and self.pid_of("agent"):
+            if found.status == 0 and json.loads(found.stdout)["snapshot"] > 0 and self._all_there():
                 return
             time.sleep(0.2)
         raise TimeoutError(f"the cloud did not come up:\n{self.say_logs()}")
+
+    def _all_there(self) -> bool:
+        if not self.pid_of("agent"):
+            return False
+        try:  # the name of a controller that died may still be there
+            connect_unix(self.layout.controller_socket, timeout=5.0).close()
+        except Unreachable:
+            return False
+        return True
 
     def say_logs(self) -> str:
         """Return the ends of all logs of ours."""
