@@ -234,11 +234,11 @@ class Bench:
         self.settle()
         assert self.outcome(nonce) is Outcome.COMMITTED, self.events()
 
-    def restart(self, *, reboot: bool = False) -> None:
+    def restart(self, *, reboot: bool = False, patience: float = 10) -> None:
         """Leave this executor as a SIGKILL would and start another on the same journal."""
         self.executor.context.stopping.set()
         self.executor.supervisor.stop()
-        self.executor.engine.join(10)
+        self.executor.engine.join(patience)
         self.executor.context.database.close()
         if reboot:
             self.containers, self.networks, self.dns, self.ingress = (

@@ -161,7 +161,7 @@ def test_a_crash_before_the_cut_over_leaves_the_old_data(bench, verb, reboot):
     bench.until(
         lambda: any(one[0] == verb for one in (bench.volumes if verb == "snapshot" else bench.containers).calls[-3:])
     )
-    bench.restart(reboot=reboot)
+    bench.restart(reboot=reboot, patience=0.2)  # the thread hangs at the gate
     gate.set()
     bench.until(lambda: bench.counters() == [2])  # the release was not at fault, so it is tried again
     bench.settle()

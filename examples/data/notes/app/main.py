@@ -3,6 +3,8 @@
 import http.server
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pg8000.native
 
@@ -12,14 +14,16 @@ ADD = {
     2: "INSERT INTO notes (number, first, last, body)"
     " SELECT COALESCE(MAX(number), 0) + 1, 'Ada', 'Lovelace', :body FROM notes RETURNING number",
 }
-LIST = {1: "SELECT number, author, body FROM notes ORDER BY number", 2: (
-    "SELECT number, first || ' ' || last, body FROM notes ORDER BY number"
-)}
+LIST = {
+    1: "SELECT number, author, body FROM notes ORDER BY number",
+    2: "SELECT number, first || ' ' || last, body FROM notes ORDER BY number",
+}
 
 
-def layout(connection) -> int:
+def layout(connection: Any) -> int:
     """Return which layout the table has."""
-    rows = connection.run("SELECT 1 FROM information_schema.columns WHERE table_name = 'notes' AND column_name = 'first'")
+    columns = "SELECT 1 FROM information_schema.columns WHERE table_name = 'notes' AND column_name = 'first'"
+    rows = connection.run(columns)
     return 2 if rows else 1
 
 
@@ -35,7 +39,7 @@ class Notes(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode() or "hello"
         self._answer(lambda connection, kind: connection.run(ADD[kind], body=body))
 
-    def _answer(self, act) -> None:
+    def _answer(self, act: Callable[[Any, int], Any]) -> None:
         try:
             host, port = os.environ.get("DATABASE", "db.nebh.internal"), int(os.environ.get("PORT", "5432"))
             with LOCK, pg8000.native.Connection("postgres", host=host, port=port, timeout=5) as connection:
