@@ -32,7 +32,8 @@ policy: {{on_failure_data: {on_failure}}}
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """One version of the service, `name`, reached as `host`. broken: its check fails once it serves. convert: words of a migration hook after
-    `rows convert`, such as `("2",)`."""
+    `rows convert`, such as `("2",)`.
+    secret: name of one that it is given."""
 
     version: str
     reads: tuple[int, ...] = (1,)
@@ -45,12 +46,13 @@ class Rows:
     hook_timeout: str = "10s"
     name: str = "rows"
     host: str = HOST
+    secret: str = ""
 
 
 def write_rows(folder: Path, wish: Rows) -> Path:
     """Write image and spec of one version below `folder`; return the spec. Raises NotFound without a compiler."""
     image = folder / f"rows-{wish.version}"
-    for part in ("bin", "etc", "data"):
+    for part in ("bin", "etc", "data", "run/secrets"):
         (image / part).mkdir(parents=True, exist_ok=True)
     program = folder / "rows"
     if not program.exists():
@@ -77,7 +79,7 @@ def write_rows(folder: Path, wish: Rows) -> Path:
             bake=wish.bake,
             checks=checks,
             on_failure=wish.on_failure,
-            more=hooks if wish.convert else "",
+            more=(hooks if wish.convert else "") + (f"secrets: [{{name: {wish.secret}}}]\n" if wish.secret else ""),
         ),
         encoding="utf-8",
     )

@@ -8,15 +8,20 @@ import json
 import secrets
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from nebh.host.namespaces import CLONE_NEWNET, setns
+from nebh.images.pack import encode_pack
 from nebh.model.errors import NebhError, NotFound
 from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 from nebh.model.release import Release
+from nebh.model.secret import SealedFor, SecretList, rotation_nonce
 from nebh.model.service import Check, CheckKind, Update
 from nebh.model.statement import Action, Order
 from nebh.model.volume import Hook, HookPoint
+from nebh.signing.repository import State
+from nebh.signing.seal import box_of, seal
 from nebh.signing.wish import Wish
 from nebh.testing.attacks import Attacker
 from nebh.testing.cloud import PATIENCE
@@ -28,6 +33,7 @@ from nebh.testing.tiny_service import HOST
 STORED = "web.data.0"
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/bad", interval=100, timeout=20_000, failures=1)
 GOOD = Check(name="good", kind=CheckKind.HTTP, port=8080, path="/", interval=100, timeout=20_000)
+TOKEN = "token"
 Row = tuple[int, str]
 
 
@@ -39,13 +45,15 @@ class DataSite(Site):
         super().__init__(folder)
         self._storage = storage
         self.acked: list[Row] = []
+        self.value = 1  # version of the secret
         self._writing = threading.Event()
 
     def begin(self) -> None:
         """Found the cloud, deploy release 1, begin to write. Raises NotFound without a compiler."""
-        spec = write_rows(self.folder / "spec", Rows(version="v1", name="web", host=HOST, bake="300ms"))
+        spec = write_rows(self.folder / "spec", Rows(version="v1", name="web", host=HOST, bake="300ms", secret=TOKEN))
         self.begin_programs()
         self._choose_storage()
+        self.nebh("secret", "set", f"web/{TOKEN}", stdin=b"value 1")
         self.nebh("deploy", str(spec))
         self.operator = Attacker(self)
         self.begin_load()
@@ -135,7 +143,40 @@ class DataSite(Site):
                 raise NotFound("the node takes no order")
             time.sleep(0.2)
 
+    def rotate(self) -> str:
+        """Publish the next value of the secret, as an operator's computer does; return the nonce of its receipts."""
+        made: list[SecretList] = []
+
+        def make(state: State) -> Wish:
+            (node,) = state.trusted.nodes.nodes
+            version = state.trusted.secrets[f"web/{TOKEN}"].version + 1
+            to = SealedFor(
+                cluster_id=self.operator.cluster_id,
+                recipient=node.node_id,
+                service="web",
+                name=TOKEN,
+                version=version,
+            )
+            box = seal(f"value {version}".encode(), public=node.seal_pk, to=to)
+            one = box_of(box)
+            with contextlib.closing(self.operator.client()) as client:
+                client.upload_objects(lambda: encode_pack([(one.digest, len(box))], lambda _: [box]))
+            old = state.trusted.secrets[f"web/{TOKEN}"]
+            made.append(replace(old, version=version, signed_at=int(time.time()), boxes={node.node_id: one}))
+            return Wish(secrets=(made[-1],))
+
+        self.operator.publish(make)
+        self.value = made[-1].version
+        return rotation_nonce(made[-1])
+
     # looking
+
+    def token(self) -> str:
+        """Return what the serving instance finds in its secret, "" while it cannot be asked."""
+        with contextlib.suppress(OSError, NebhError, ValueError):
+            (one,) = self.serving("web")
+            return Path(f"/proc/{one['pid']}/root/run/secrets/{TOKEN}").read_text()
+        return ""
 
     def table(self) -> list[Row]:
         """Return what the service says that it holds."""
