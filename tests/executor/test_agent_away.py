@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from nebh.executor import verdict
+import threading
+
+import pytest
+
+from nebh.executor import prepare, verdict
+from nebh.model.errors import Unreachable
 from nebh.model.service import Check, CheckKind, Health, Update
 from nebh.model.statement import Outcome
 from nebh.model.transaction import State
@@ -14,6 +19,37 @@ OPEN = Check(name="open", kind=CheckKind.TCP, port=8080, interval=100)
 def asked_again(bench) -> None:
     seen = bench.agent.probes
     bench.until(lambda: bench.agent.probes > seen + 4)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_after_a_crash_the_agent_is_waited_for(bench, monkeypatch, comes):
+    monkeypatch.setattr(prepare, "TRY_AGAIN", 0.05)
+    monkeypatch.setattr(prepare, "TRIES", 1000 if comes else 3)
+    bench.deploy(1)
+    bench.add_release(2)
+    begun, ended, asked, fetch = threading.Event(), threading.Event(), threading.Event(), bench.agent.objects
+
+    def never(items, take):
+        begun.set()
+        ended.wait(30)
+        raise RuntimeError("the executor that asked has ended")
+
+    def away(items, take):
+        asked.set()
+        raise Unreachable("cannot reach the agent: it is not there")
+
+    bench.agent.objects = never
+    nonce = bench.assign(2)
+    assert begun.wait(30)
+    bench.agent.objects = away
+    bench.restart(patience=0.2)
+    ended.set()
+    assert asked.wait(30)
+    if comes:
+        bench.agent.objects = fetch
+    bench.settle()
+    assert bench.outcome(nonce) is (Outcome.COMMITTED if comes else Outcome.FAILED)
+    assert bench.counters() == [2 if comes else 1]
 
 
 def test_what_was_never_ready_is_not_taken_for_ready(bench):

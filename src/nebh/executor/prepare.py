@@ -14,7 +14,7 @@ from nebh.executor.run import Run
 from nebh.executor.secrets import fetch_secrets
 from nebh.host import marks
 from nebh.images.manifest import MAX_MANIFEST, accept_manifest
-from nebh.model.errors import BadInput, Failed, NebhError, Refused
+from nebh.model.errors import BadInput, Failed, NebhError, Refused, Unreachable
 from nebh.model.image import ImageRef, TreeManifest
 from nebh.model.names import instance_id
 from nebh.model.release import Release
@@ -23,6 +23,9 @@ from nebh.model.volume import HookPoint
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import local
 from nebh.planning.admission import Disk, admit
+
+TRIES, TRY_AGAIN, MOST_WAIT = 8, 0.5, 16.0
+"""How often, and after how many seconds at first and at most, a recovered transaction asks again: for a minute in all."""
 
 
 def assigned(run: Run, row: TransactionRow) -> TransactionRow:
@@ -33,10 +36,8 @@ def assigned(run: Run, row: TransactionRow) -> TransactionRow:
         marks.mark("accept.begin")
         run.trust.accept(row)
         marks.mark("accept.done")
-    except Refused as error:
-        return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
     except NebhError as error:
-        return run.move(row, State.DROPPED, reason=_with_hint(error))
+        return _give_up(run, row, error)
     return run.move(row, State.PREPARING)
 
 
@@ -53,16 +54,26 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             fetch_secrets(run.context, release)
             make_volumes(run.context, row, release)
             _make_instances(run, row)
-    except Refused as error:
-        discard(run, row)
-        return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
     except (NebhError, OSError) as error:
         discard(run, row)
-        return run.move(row, State.DROPPED, reason=_with_hint(_said(row, error)))
+        return _give_up(run, row, _said(row, error))
     if run.cancelled():
         discard(run, row)
         return run.move(row, State.DROPPED, reason=run.cancelled())
     return run.move(row, State.PREPARED)
+
+
+def _give_up(run: Run, row: TransactionRow, error: NebhError) -> TransactionRow:
+    """End what cannot be prepared; what ran runs on. After a boot the agent, and a controller on this machine, come up
+    later than we do: what an earlier executor began waits for them."""
+    away = isinstance(error, Unreachable) or isinstance(error.__cause__, Unreachable)
+    if away and run.recovered and run.tries < TRIES and not run.cancelled():
+        run.pause(min(TRY_AGAIN * 2**run.tries, MOST_WAIT))
+        run.tries += 1
+        return row
+    if isinstance(error, Refused):
+        return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
+    return run.move(row, State.DROPPED, reason=_with_hint(error))
 
 
 def _with_hint(error: Exception) -> str:

@@ -37,12 +37,12 @@ TurnBack = Callable[[str, Callable[[], None]], bool]
 _ENDED_AS = {"stop": Outcome.STOPPED, "remove": Outcome.REMOVED}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Run:
     """One transaction under way. cancelled: the reason to stop waiting, or ""; resumed: an operator
     keeps what its checks would not; pause: waits for seconds, or until one of the two is said; give_up: from now on it is
     cancelled; offer: what a command may call to have it go back at once (None: no more); recovered: an earlier executor
-    began it."""
+    began it; tries: how often it waited for what was out of reach."""
 
     context: Context
     dataplane: Dataplane
@@ -55,6 +55,7 @@ class Run:
     give_up: Callable[[str], None]
     offer: Callable[[TurnBack | None], None]
     recovered: bool = False
+    tries: int = 0
 
     def move(
         self,

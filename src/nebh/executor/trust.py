@@ -101,7 +101,9 @@ class Trust:
         if problem is not None and verdict.rule == _LISTED:
             # nothing new without metadata: say what is wrong with it, not only that there is none
             rule = problem.rule if isinstance(problem, Refused) else _LISTED
-            raise Refused(f"{choice.title} was not accepted before, and {problem}", rule=rule, hint=problem.hint)
+            raise Refused(
+                f"{choice.title} was not accepted before, and {problem}", rule=rule, hint=problem.hint
+            ) from problem
         self._demand(verdict)
         if choice.release is not None and choice.known is None:
             context.accepted.add_release(choice.release, digest=choice.release_digest, now=context.clock.now_ms())
