@@ -89,6 +89,7 @@ WIDENS: Mapping[str, _Widens] = {
     "net.egress": _adds,
     "volumes": _adds,
     "secrets": _adds,
+    "backup": _always,
     "caps": _adds,
     "lint_exceptions": _adds,
     "checks_required": _turned_off,
