@@ -117,7 +117,7 @@ class Bench:
                 dns=self.dns,
                 ingress=self.ingress,
                 volumes=self.volumes,
-                stores=lambda wish: self.stores(wish),
+                stores=self._open_store,
             ),
             store=NodeStore(layout.state),
             clock=SystemClock(),
@@ -131,6 +131,9 @@ class Bench:
         executor.trust.check_image = lambda *_: None  # type: ignore[method-assign]
         executor.trust.refresh = lambda *_: None  # type: ignore[method-assign]
         return executor
+
+    def _open_store(self, wish: Any) -> Any:
+        return self.stores(wish)
 
     def _sign(self, receipt: Receipt) -> bytes:
         self.receipts.append(receipt)

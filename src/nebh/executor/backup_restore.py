@@ -11,7 +11,7 @@ from nebh.executor.context import Context
 from nebh.executor.effects import effect
 from nebh.executor.run import Run
 from nebh.model.backup import BackupRow, BackupWish
-from nebh.model.errors import BadInput, Failed, NebhError, NotFound, Refused
+from nebh.model.errors import BadInput, Broken, Failed, NebhError, NotFound, Refused
 from nebh.model.event import Severity
 from nebh.model.kept import SnapshotKind, SnapshotRow
 from nebh.model.names import is_digest
@@ -120,15 +120,15 @@ def fetch_backups(run: Run, row: TransactionRow) -> None:
                 _fetch(run, row, one)
         except (NebhError, OSError) as error:
             context.volumes.forget_snapshot(kept)
-            if not isinstance(error, Refused):
+            if not isinstance(error, (Refused, Broken, NotFound)):
                 raise
             context.event(
                 "backup.refused",
-                f"{row.service}: backup {one.run} was refused: {error}",
+                f"{row.service}: backup {one.run} is not in the store as it was written down: {error}",
                 severity=Severity.ALARM,
                 service=row.service,
-                hint="somebody exchanged it in the store; choose another, and look at who has the store's password",
-                facts={"backup": one.run, "id": one.id, "rule": error.rule},
+                hint="it was exchanged, damaged or taken away; choose another, and find out who did",
+                facts={"backup": one.run, "id": one.id, "rule": RULE},
             )
             raise
         context.volumes.note_whole(kept)

@@ -29,10 +29,13 @@ policy: {{on_failure_data: {on_failure}}}
 {more}"""
 
 
+_BACKUP = "secrets: [{{name: backup-password, generate: 40 alnum}}]\nbackup: {{password: backup-password, {rule}}}\n"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """One version of the service, `name`, reached as `host`. broken: its check fails once it serves. convert: words of a migration hook after
-    `rows convert`, such as `("2",)`."""
+    `rows convert`, such as `("2",)`. backup: words of its rule, such as `to: /srv/backups`."""
 
     version: str
     reads: tuple[int, ...] = (1,)
@@ -45,6 +48,7 @@ class Rows:
     hook_timeout: str = "10s"
     name: str = "rows"
     host: str = HOST
+    backup: str = ""
 
 
 def write_rows(folder: Path, wish: Rows) -> Path:
@@ -77,7 +81,7 @@ def write_rows(folder: Path, wish: Rows) -> Path:
             bake=wish.bake,
             checks=checks,
             on_failure=wish.on_failure,
-            more=hooks if wish.convert else "",
+            more=(hooks if wish.convert else "") + (_BACKUP.format(rule=wish.backup) if wish.backup else ""),
         ),
         encoding="utf-8",
     )
