@@ -227,7 +227,20 @@ class ResticBackups:
         try:
             return self._start(command)
         except CommandFailed as error:
+            said = _explain(what, error)
+            if not isinstance(said, Broken) or not self._forget_cache():
+                raise said from error
+        try:
+            return self._start(command)
+        except CommandFailed as error:
             raise _explain(what, error) from error
+
+    def _forget_cache(self) -> bool:
+        """What is damaged may be a copy that was once taken of a damaged store. Tell whether there was one."""
+        found = tuple(self._store.cache.iterdir()) if self._store.cache.is_dir() else ()
+        for one in found:
+            remove_tree(one)
+        return bool(found)
 
     def _options(self) -> tuple[str, ...]:
         found = _SFTP.match(self._store.repository)
