@@ -122,4 +122,4 @@ def test_to_an_s3_double(cloud, disk_folder, running, eventually):
     time.sleep(1)
     done = cloud.nebh("backup", "run", "rows", accept=ANY, timeout=900.0)
     assert done.status != 0
-    assert "does not answer" in said(done), said(done)
+    assert "the store does not answer" in said(done), said(done)

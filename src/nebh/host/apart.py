@@ -158,7 +158,8 @@ def _build_root(root: Path, args: dict[str, Any], values: int) -> None:
     (root / "run/given").mkdir(parents=True)
     (root / "tmp").mkdir(exist_ok=True)
     secret_mounts.fill(root / "run/given", args["files"], values)
-    namespaces.change_mount(root, add=namespaces.MOUNT_ATTR_RDONLY)
+    for place in (root, root / "run/given"):
+        namespaces.change_mount(place, add=namespaces.MOUNT_ATTR_RDONLY)
     os.chdir(root)
     if _libc.pivot_root(b".", b".") != 0:
         raise OSError(ctypes.get_errno(), "pivot_root")

@@ -38,6 +38,8 @@ _NO_STORE = ("unable to open config file", "Is there a repository at the followi
 _WRONG_PASSWORD = "wrong password or no key found"  # noqa: S105 - what restic says
 _READS = ("--no-lock",)
 """Readers leave no lock: one that is killed must not hold a writer up."""
+_FIRST_ANSWER = 120.0
+"""Seconds in which a store has to answer at all: restic itself would try for a quarter of an hour."""
 _LOCKED = "already locked"
 _FULL = ("no space left on device", "disk quota exceeded", "xminiostoragefull", "quotaexceeded", "insufficient storage")
 _DAMAGED = (
@@ -221,9 +223,8 @@ class ResticBackups:
     def _restic(self, what: str, *words: str, at: Path | None = None) -> Result:
         if shutil.which("restic", path="/usr/local/bin:/usr/bin:/bin") is None:
             raise Failed(f"cannot {what}: restic is not installed", hint="Debian: restic")
-        command = Command(
-            argv=("restic", *self._options(), *words), env=self._environment(), cwd=at, timeout=self._store.patience
-        )
+        patience = min(self._store.patience, _FIRST_ANSWER) if words[0] == "cat" else self._store.patience
+        command = Command(argv=("restic", *self._options(), *words), env=self._environment(), cwd=at, timeout=patience)
         try:
             return self._start(command)
         except CommandFailed as error:
@@ -268,7 +269,7 @@ def _explain(what: str, error: CommandFailed) -> NebhError:
     # restic before 0.17 ends with 1 for all of these: its words are all there is
     said = error.stderr.strip()[-2000:]
     if error.status is None:
-        return Unreachable(f"cannot {what}: restic did not end in time")
+        return Unreachable(f"cannot {what}: the store does not answer in time")
     if _WRONG_PASSWORD in said or error.status == 12:
         return BadInput(f"cannot {what}: the store has another password", hint="password_file names the wrong file")
     if _LOCKED in said or error.status == 11:
