@@ -65,7 +65,7 @@ class ResticCase:
         (self.folder / "store" / "snapshots" / one.id).unlink()
 
 
-@pytest.fixture(params=[FakeCase, ResticCase])
+@pytest.fixture(params=[FakeCase, pytest.param(ResticCase, marks=pytest.mark.long)])  # daily: see restic's own
 def case(request, tmp_path):
     with contextlib.ExitStack() as stack:
         made = request.param(tmp_path, stack)
@@ -224,6 +224,63 @@ def test_the_password_is_in_no_argv_and_no_environment(restic, folder, tmp_path)
     assert b"one" * 100 not in store, "it is encrypted"
 
 
+def test_it_comes_back_and_nothing_else_does(restic, folder, tmp_path):
+    """The daily part of what every driver promises."""
+    first = restic.driver.backup(folder, volume=NAME, snapshot="r1")
+    fill(folder, "two")
+    second = restic.driver.backup(folder, volume=NAME, snapshot="r2")
+    assert restic.driver.list() == (first, second)
+    restic.driver.restore(second, into=tmp_path / "back")
+    assert digest_folder(tmp_path / "back") == digest_folder(folder)
+    with pytest.raises(Refused):
+        restic.driver.restore(replace(second, id=first.id), into=tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.long
+def test_what_a_killed_writer_locked_is_freed(restic, folder):
+    made = restic.driver.backup(folder, volume=NAME, snapshot="r1")
+    (lock,) = restic_locks(restic, folder)
+    assert lock.is_file()
+    rule = BackupRetention(last=1, daily=0, weekly=0, monthly=0)
+    fill(folder, "two")
+    restic.driver.backup(folder, volume=NAME, snapshot="r2")
+    assert restic.driver.forget(NAME, rule) == (made.id,)
+
+
+def restic_locks(restic, folder) -> list:
+    """Kill a writer once it has locked the store; return what it left."""
+    env = {
+        "RESTIC_REPOSITORY": str(restic.folder / "store"),
+        "RESTIC_PASSWORD_FILE": str(restic.folder / "password"),
+        "PATH": os.environ["PATH"],
+    }
+    (folder / "slow").write_bytes(os.urandom(64 << 20))
+    process = subprocess.Popen(["restic", "backup", "--no-cache", "--limit-upload", "10", str(folder)], env=env)
+    locks = restic.folder / "store" / "locks"
+    while not list(locks.iterdir()):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    (folder / "slow").unlink()
+    return list(locks.iterdir())
+
+
+@pytest.mark.root
+def test_a_store_that_is_full_is_said(restic, folder, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(full)], check=True)
+    try:
+        driver = ResticBackups(restic.store(full / "store", patience=100.0))
+        driver.init()
+        (folder / "random").write_bytes(os.urandom(4 << 20))
+        with pytest.raises(Failed, match="the store is full"):
+            driver.backup(folder, volume=NAME, snapshot="r1")
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
 def test_another_password_is_said(restic, tmp_path):
     (tmp_path / "other").write_text("another")
     (tmp_path / "other").chmod(0o600)
@@ -232,7 +289,7 @@ def test_another_password_is_said(restic, tmp_path):
 
 
 def test_a_damaged_store_is_found(restic, folder, tmp_path):
-    restic.driver.backup(folder, volume=NAME, snapshot="r1")
+    made = restic.driver.backup(folder, volume=NAME, snapshot="r1")
     pack = max(
         (path for path in (tmp_path / "store" / "data").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
     )
@@ -242,6 +299,10 @@ def test_a_damaged_store_is_found(restic, folder, tmp_path):
     pack.write_bytes(data)
     with pytest.raises(Broken):
         restic.driver.verify(percent=100)
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(Broken, match="the store is damaged"):
+        restic.driver.restore(made, into=tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.root

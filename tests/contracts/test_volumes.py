@@ -11,7 +11,7 @@ import pytest
 
 from nebh.drivers.volumes.base import OutOfSpace, Unable
 from nebh.drivers.volumes.fake import FakeVolumes
-from nebh.model.errors import BadInput, Conflict, NotFound
+from nebh.model.errors import BadInput, Conflict, Failed, NotFound
 from nebh.model.stored import Ability, ChangeKind, FileKind, VolumePlan
 
 MIB = 1 << 20
@@ -75,6 +75,50 @@ def test_a_snapshot_comes_back_and_what_it_replaced_is_kept(driver):
     driver.delete_snapshot(NAME, "undo-7")
     driver.restore(NAME, "undo-7", keep_as="undo-8")
     assert names(driver) == ["undo-8"]
+
+
+def test_a_snapshot_comes_from_elsewhere_in_one_step(driver):
+    (driver.make(VolumePlan(name=NAME)) / "file").write_text("one")
+
+    def fill(place):
+        place.mkdir(mode=0o750)
+        (place / "file").write_text("from elsewhere")
+        (place / "folder").mkdir()
+        (place / "folder" / "more").symlink_to("/etc/passwd")
+
+    def fail(place):
+        fill(place)
+        raise Failed("the store does not answer")
+
+    if not can_receive(driver):
+        with pytest.raises(Unable):
+            driver.receive(NAME, "b1", fill)
+        return
+    with pytest.raises(Failed, match="does not answer"):
+        driver.receive(NAME, "b1", fail)
+    assert names(driver) == []
+    for one in (fill, fail):  # it is there: nothing is asked for again
+        driver.receive(NAME, "b1", one)
+    assert names(driver) == ["b1"]
+    assert (driver.path(NAME) / "file").read_text() == "one"
+    kept = driver.snapshot_path(NAME, "b1")
+    assert sorted(path.name for path in kept.iterdir()) == ["file", "folder"]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o750
+    driver.restore(NAME, "b1", keep_as="undo")
+    assert (driver.path(NAME) / "file").read_text() == "from elsewhere"
+    assert (driver.path(NAME) / "folder" / "more").is_symlink()
+    (driver.path(NAME) / "file").write_text("it can be written to")
+    driver.restore(NAME, "undo", keep_as="redo")
+    assert (driver.path(NAME) / "file").read_text() == "one"
+    with pytest.raises(NotFound):
+        driver.receive("no.data.0", "b1", fill)
+    with pytest.raises(BadInput):
+        driver.receive(NAME, "../b", fill)
+
+
+def can_receive(driver) -> bool:
+    """Storage of declared commands takes its snapshots itself."""
+    return type(driver).__name__ != "CommandVolumes"
 
 
 def test_a_second_snapshot_of_a_name_is_the_first(driver):

@@ -31,12 +31,14 @@ VERBS = {
     "restore": (NAME, "r1", "undo"),
     "delete": (NAME, "r1"),
     "clone": (NAME, "r1", "db.try.0"),
+    "receive": (NAME, "b1", "r1"),
 }
 PASSES = {
     **dict.fromkeys([point for point in POINTS if point.startswith("volume.restore")], "restore"),
     **dict.fromkeys([point for point in POINTS if point.startswith("volume.snapshot")], "snapshot"),
     "volume.make.staged": "make",
     "volume.clone.staged": "clone",
+    "volume.receive.filled": "receive",
     "volume.copy.file:5": "restore",
     "volume.copy.file:7": "snapshot",
     "volume.copy.file:9": "clone",
@@ -108,7 +110,8 @@ def check_whole(kind: str, folder: Path) -> dict[str, list[str]]:
             continue
         assert content(driver.path(name)) in ("old", "new")
         for snapshot in snapshots:
-            assert content(driver.snapshot_path(name, snapshot)) == ("old" if snapshot == "r1" else "new")
+            old = snapshot in ("r1", "b1")
+            assert content(driver.snapshot_path(name, snapshot)) == ("old" if old else "new")
     return found
 
 
@@ -124,6 +127,8 @@ def check_done(kind: str, folder: Path, verb: str) -> None:
     elif verb == "restore":
         assert found == {NAME: ["r1", "undo"]}
         assert content(driver.path(NAME)) == "old"
+    elif verb == "receive":
+        assert {name: set(names) for name, names in found.items()} == {NAME: {"r1", "b1"}}
     elif verb == "delete":
         assert found == {NAME: []}
     else:

@@ -106,3 +106,29 @@ def test_the_whole_story(cloud, deploy, eventually):
     cloud.power_cut()
     cloud.up()
     assert eventually(lambda: cloud.get(host=HOST)[0] == 200 and notes(cloud) == with_2)
+
+
+def test_a_backup_brings_every_row_back(cloud, specs, deploy, disk_folder, eventually):
+    if shutil.which("restic") is None:
+        pytest.skip("restic is not installed (packaging/packages.sh runtime)")
+    store = disk_folder / "store"
+    store.mkdir(mode=0o700)
+    rule = f"backup: {{to: {store}, password: backup-password, every: 300d}}\n"
+    secret = "{name: backup-password, generate: 40 alnum}"
+    text = specs["release-2"].read_text()
+    specs["release-5"] = specs["release-2"].with_name("release-5.yaml")
+    listed = re.sub(r"(?m)^secrets:\n", f"secrets:\n  - {secret}\n", text)
+    specs["release-5"].write_text((listed if listed != text else f"{text}secrets: [{secret}]\n") + rule)
+    assert deploy("release-5") == "committed"
+    add(cloud)
+    before = cloud.get(host=HOST)[1]
+    cloud.nebh("backup", "run", "db", timeout=600.0)
+    assert cloud.get(host=HOST)[1] == before, "the server went on"
+    add(cloud)
+    add(cloud)
+    assert len(notes(cloud)) == len(before.splitlines()) + 2
+    cloud.nebh("backup", "verify", "db", timeout=600.0)
+    cloud.nebh("backup", "restore", "db", "--yes", timeout=900.0)
+    assert eventually(lambda: cloud.get(host=HOST)[1] == before), cloud.get(host=HOST)[1]
+    add(cloud)
+    assert notes(cloud)[-1] != "", "it can be written to"

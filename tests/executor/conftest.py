@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nebh.drivers.backups.base import no_stores
 from nebh.drivers.containers.fake import FakeContainers
 from nebh.drivers.dns.fake import FakeDns
 from nebh.drivers.ingress.fake import FakeIngress
@@ -81,6 +82,7 @@ class Bench:
             FakeIngress(),
         )
         self.volumes = FakeVolumes(folder / "volumes")
+        self.stores = no_stores
         self.nonces = 0
         self.executor = self._executor()
         database = self.executor.context.database
@@ -115,6 +117,7 @@ class Bench:
                 dns=self.dns,
                 ingress=self.ingress,
                 volumes=self.volumes,
+                stores=self._open_store,
             ),
             store=NodeStore(layout.state),
             clock=SystemClock(),
@@ -128,6 +131,9 @@ class Bench:
         executor.trust.check_image = lambda *_: None  # type: ignore[method-assign]
         executor.trust.refresh = lambda *_: None  # type: ignore[method-assign]
         return executor
+
+    def _open_store(self, wish: Any) -> Any:
+        return self.stores(wish)
 
     def _sign(self, receipt: Receipt) -> bytes:
         self.receipts.append(receipt)

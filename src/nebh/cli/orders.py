@@ -11,6 +11,7 @@ from nebh.cli.services import policy_of
 from nebh.cli.session import Session, new_nonce, now_seconds
 from nebh.cli.watch import ENDS, Followed, failure_of, follow, show_receipts, to_document
 from nebh.model import api
+from nebh.model.backup import BackupWish
 from nebh.model.errors import BadInput, Failed, NebhError, NotFound
 from nebh.model.node import NodeRecord, NodeStatus
 from nebh.model.statement import Action, Order, Outcome
@@ -33,9 +34,10 @@ def send_order(
     life: int,
     counter: int = 0,
     snapshot: str = "",
+    backup: BackupWish | None = None,
 ) -> str:
-    """Sign an order for these nodes, good for `life` seconds, and hand it in; return its nonce. counter, snapshot: what
-    a restore goes back to."""
+    """Sign an order for these nodes, good for `life` seconds, and hand it in; return its nonce. counter, snapshot, backup:
+    what a restore goes back to; what is asked of backups."""
     from nebh.signing.statements import sign_statement
 
     now = now_seconds()
@@ -49,6 +51,7 @@ def send_order(
         not_after=now + life,
         counter=counter,
         snapshot=snapshot,
+        backup=backup,
     )
     session.client.order(sign_statement("order", order, session.key))
     return order.nonce

@@ -148,7 +148,7 @@ def to_document(followed: Followed) -> list[dict[str, object]]:
 def show_receipts(out: Output, followed: Followed) -> None:
     """Write what each node confirmed."""
     for name, one in followed.receipts.items():
-        good = one.outcome in (Outcome.COMMITTED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED)
+        good = one.outcome in (Outcome.COMMITTED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED, Outcome.DONE)
         colour = "green" if good else "red"
         out.say(f"{out.paint(one.outcome.value, colour)} on {name} (receipt {one.number}, signed by the node)")
         if one.phases:

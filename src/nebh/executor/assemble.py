@@ -13,6 +13,8 @@ from nebh.drivers.dns.dnsmasq import DnsmasqDns
 from nebh.drivers.ingress.haproxy import HaproxyIngress
 from nebh.drivers.networks.routed import RoutedNetwork
 from nebh.executor.agent_link import AgentLink
+from nebh.executor.backup_store import WEIGHT, restic_stores
+from nebh.executor.backups import BackupKeeper
 from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.door import Door
@@ -91,6 +93,12 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
                 seen_from=networker.pid,
             ),
             volumes=storage.driver,
+            stores=restic_stores(
+                layout,
+                launcher=launcher,
+                network=networker.pid,
+                cgroups=lambda: tree.enter_service("backup", weight=WEIGHT),
+            ),
         ),
         store=NodeStore(layout.state),
         clock=SystemClock(),
@@ -136,6 +144,7 @@ class Executor:
         )
         self.intake = Intake(context, engine=self.engine, trust=self.trust)
         self.secrets = SecretKeeper(context)
+        self.backups = BackupKeeper(context)
         self.intake.refreshed = self._refreshed
         self._opening = threading.Lock()
         self._opened = False
@@ -172,6 +181,7 @@ class Executor:
             self.engine.recover()
             self.intake.recover()
             self.secrets.follow_later()
+            self.backups.start()
             self._opened = True
 
     def _refreshed(self) -> None:
@@ -259,6 +269,7 @@ class Executor:
     def stop(self) -> None:
         """End the threads and the door; containers, ingress and names run on."""
         self.context.stopping.set()
+        self.context.errands.set()
         self.context.wake()
         if self._server is not None:
             self._server.close()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nebh.drivers.backups.base import StoreOpener, no_stores
 from nebh.drivers.containers.base import ContainerDriver
 from nebh.drivers.dns.base import DnsDriver
 from nebh.drivers.ingress.base import IngressDriver
@@ -18,6 +19,7 @@ from nebh.host.clock import Clock
 from nebh.host.layout import Layout
 from nebh.images.store import NodeStore
 from nebh.journal.accepted import Accepted
+from nebh.journal.backups import Backups
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
 from nebh.journal.volumes import Volumes
@@ -43,13 +45,15 @@ class Drivers:
     dns: DnsDriver
     ingress: IngressDriver
     volumes: VolumeDriver
+    stores: StoreOpener = no_stores
 
 
 @dataclass(kw_only=True)
 class Context:
     """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
     holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
-    ready, or raises; look_at_storage: why it cannot be used, "" = it can."""
+    ready, or raises; look_at_storage: why it cannot be used, "" = it can. errands: set when there is something to do with
+    backups; stores_lock: one at a time works with a store of them."""
 
     layout: Layout
     config: LocalConfig
@@ -67,12 +71,15 @@ class Context:
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)
     volumes: Volumes = field(init=False)
+    backups: Backups = field(init=False)
     configs: Configs = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     news: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
     store_lock: threading.RLock = field(default_factory=threading.RLock)
     secrets_lock: threading.RLock = field(default_factory=threading.RLock)
+    errands: threading.Event = field(default_factory=threading.Event)
+    stores_lock: threading.Lock = field(default_factory=threading.Lock)
     _places: dict[str, threading.RLock] = field(default_factory=dict)
     _places_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,12 +88,18 @@ class Context:
         self.work = Work(self.database)
         self.outbox = Outbox(self.database)
         self.volumes = Volumes(self.database)
+        self.backups = Backups(self.database)
         self.configs = Configs(layout=self.layout, agent=self.agent, accepted=self.accepted)
 
     def place(self, name: str) -> threading.RLock:
         """Return the lock of one instance's place: it is made anew or taken away, never both at once."""
         with self._places_lock:
             return self._places.setdefault(name, threading.RLock())
+
+    def data_lock(self, service: str) -> threading.RLock:
+        """Return the lock of a service's data: whoever takes a snapshot of it outside an update, and whoever hands it to
+        another release."""
+        return self.place(f"data/{service}")
 
     def forget_place(self, name: str) -> None:
         """The instance is gone for good."""

@@ -160,8 +160,10 @@ def begin_writing(context: Context, row: TransactionRow, release: Release, *, ne
 def _keep(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
     """Take this transaction's snapshots of what somebody has written."""
     for one in volumes:
-        if one.row is None or not one.part.snapshotted or not one.row.counter:
+        if one.row is None or not one.row.counter:
             continue  # nobody has written
+        if not one.part.snapshotted and _replacement(context, row, one) is None:
+            continue
         if row.kind != "restore" and (one.row.epoch, one.row.counter) == (row.epoch, row.to_counter):
             continue  # it is this release's already
         kept = SnapshotRow(
@@ -195,15 +197,22 @@ def discarded_name(row: TransactionRow, *, back: bool) -> str:
 def _bring_back(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
     """A restore: the data as its release last had it; what there was is kept under a name of its own."""
     for one in volumes:
-        if one.row is None or one.part.bound.kind is not VolumeClass.STATE:
-            continue
-        wished = _named(context, one, row.snapshot)
-        if wished is None:
-            continue  # it did not exist then
+        wished = _replacement(context, row, one)
+        if one.row is None or wished is None:
+            continue  # it did not exist then, or stays
         _discard(context, row, one, back=False)
         with effect(context, row.id, "data.restore"):
             context.drivers.volumes.restore(one.stored, wished.name, keep_as=discarded_name(row, back=False))
         context.volumes.note_writer(one.row, epoch=wished.epoch, counter=wished.counter, version=wished.version)
+
+
+def _replacement(context: Context, row: TransactionRow, one: Owned) -> SnapshotRow | None:
+    """Return what a restore puts in a volume's place, None = it stays as it is. A backup, and what one has replaced, come
+    back whatever the volume's class."""
+    found = _named(context, one, row.snapshot) if row.kind == "restore" else None
+    if found is None or one.part.bound.kind is VolumeClass.STATE:
+        return found
+    return found if found.kind in (SnapshotKind.FETCHED, SnapshotKind.DISCARDED) else None
 
 
 def _named(context: Context, one: Owned, name: str) -> SnapshotRow | None:
@@ -275,6 +284,7 @@ def end_writing(
             continue  # the new release was never let at it
         before = kept.get((one.replica, one.row.name))
         stays = row.cutover and one.part.bound.kind is not VolumeClass.STATE  # once clients have written
+        stays = stays and _replacement(context, row, one) is None
         if choice is data.DataChoice.RESTORE and before is not None and not stays:
             _restore_back(context, row, one, before)
         elif known is not None and row.from_counter:
@@ -325,7 +335,9 @@ def tidy_snapshots(context: Context, service: str) -> None:
     release = context.accepted.release(service, known.epoch, known.counter) if known is not None else None
     if release is None:
         return
-    rows = context.volumes.snapshots(service)
+    rows = [
+        one for one in context.volumes.snapshots(service) if one.kind is not SnapshotKind.BACKUP
+    ]  # others see to those
     for one in {(row.replica, row.volume) for row in rows}:
         of_volume = [row for row in rows if (row.replica, row.volume) == one]
         spent = data.droppable(of_volume, keep=release.data.snapshots, now=context.clock.now_ms(), needed=frozenset())
@@ -348,6 +360,8 @@ def _agree(context: Context, service: str) -> None:
             with effect(context, 0, "data.drop"):
                 context.drivers.volumes.delete_snapshot(name, stray)
         for lost in set(known) - stored.get(name, set()):
+            if known[lost].kind is SnapshotKind.BACKUP:
+                continue  # about to be taken
             context.volumes.forget_snapshot(known[lost])
 
 

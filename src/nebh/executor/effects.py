@@ -54,6 +54,13 @@ EFFECTS: tuple[str, ...] = (
     "revive.attach",
     "revive.create",
     "revive.start",
+    "backup.rest",
+    "backup.snapshot",
+    "backup.resume",
+    "backup.send",
+    "backup.forget",
+    "backup.drop",
+    "backup.fetch",
     "rotate.give",
     "rotate.signal",
 )

@@ -57,6 +57,7 @@ class Look:
             "running": [codec.to_plain(one) for one in self._context.running()],
             "instances": [self._instance(one) for one in self._context.work.instances()],
             "volumes": [codec.to_plain(one) for one in self._context.volumes.volumes()],
+            "backups": [codec.to_plain(one) for one in self._context.backups.rows()],
             "snapshots": [codec.to_plain(one) for one in self._context.volumes.snapshots()],
         }
 

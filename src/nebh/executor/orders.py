@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from nebh.executor.backup_restore import RULE as BACKUP_RULE
+from nebh.executor.backup_restore import check_restore, order_job
 from nebh.executor.context import Context
 from nebh.executor.data import RULE as DATA_RULE
 from nebh.executor.data import decide_back
@@ -147,6 +149,9 @@ class Orders:
                     self.carry_out(wish)
             except NebhError as error:
                 self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
+                if isinstance(error, Refused) and error.rule == BACKUP_RULE:
+                    refuse(self._context, wish, error)
+                    raise
                 self._context.receipt(
                     Outcome.FAILED, nonce=wish.nonce, service=wish.service, detail=error.message, hint=error.hint
                 )
@@ -174,6 +179,8 @@ class Orders:
                 self._begin_removal(wish, current)
             case Action.RESTORE:
                 self._restore(wish, current)
+            case Action.BACKUP | Action.VERIFY_BACKUPS | Action.LIST_BACKUPS:
+                order_job(self._context, wish)
 
     def _steer(self, wish: Order, current: TransactionRow | None) -> None:
         if current is None:
@@ -216,8 +223,20 @@ class Orders:
         service = self._context.work.service(wish.service)
         if service is None or service.wanted is Wanted.REMOVED or not service.counter:
             raise NotFound(f"cannot restore the data of {wish.service}: it does not run here")
-        if current is not None:
+        if current is not None and wish.backup is None:
             self._restore_by_going_back(wish, current)
+            return
+        if wish.backup is not None:
+            snapshot, counter = check_restore(self._context, wish, service)
+            self._desk.begin(
+                service=wish.service,
+                kind="restore",
+                epoch=service.epoch,
+                counter=counter,
+                replicas=max(service.replicas, 1),
+                nonce=wish.nonce,
+                snapshot=snapshot,
+            )
             return
         found = self._find_snapshot(wish, service)
         self._desk.begin(

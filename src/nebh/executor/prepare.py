@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
+from nebh.executor.backup_restore import fetch_backups
 from nebh.executor.context import Context
 from nebh.executor.data import make_volumes
 from nebh.executor.effects import effect
@@ -53,6 +54,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             _fetch_config(run, row.id, release)
             fetch_secrets(run.context, release)
             make_volumes(run.context, row, release)
+            fetch_backups(run, row)
             _make_instances(run, row)
     except (NebhError, OSError) as error:
         discard(run, row)

@@ -6,6 +6,7 @@ made or its files are replaced. What cannot be had is one refusal (N11), and wha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,8 +55,8 @@ def fetch_secrets(context: Context, release: Release) -> None:
     Where nobody can be asked just now, a box that was held before does: going back must not need a network.
     """
     lists = context.accepted.secrets.listed()
-    for use in release.secrets:
-        key = key_of(release.service, use.name)
+    for name in (*(use.name for use in release.secrets), *node_secrets(context, release.service)):
+        key = key_of(release.service, name)
         held, listed = context.accepted.secrets.held(key), lists.get(key)
         try:
             _refresh(context, key, listed, held)
@@ -71,6 +72,28 @@ def fetch_secrets(context: Context, release: Release) -> None:
                 service=release.service,
                 hint="it is tried again at the next look",
             )
+
+
+def node_secrets(context: Context, service: str) -> tuple[str, ...]:
+    """Return the names of a service's secrets that no container gets: those for its backups."""
+    policy = context.accepted.policy(service)
+    return policy.backup.secrets if policy is not None and policy.backup is not None else ()
+
+
+def open_for_node(context: Context, service: str, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the values of such secrets, the newest that can be had. Raises Refused N11."""
+    lists = context.accepted.secrets.listed()
+    found = {}
+    for name in names:
+        key = key_of(service, name)
+        with contextlib.suppress(NebhError):  # where nobody can be asked just now, what is held is good enough
+            _refresh(context, key, lists.get(key), context.accepted.secrets.held(key))
+        held = context.accepted.secrets.held(key)
+        value, opened = _try(context, key, held.box, version=held.version) if held is not None else (b"", False)
+        if not opened:
+            raise Refused(f"cannot open the secret {key}", rule="N11", hint=f"`nebh secret rotate {key}`, then deploy")
+        found[name] = value
+    return found
 
 
 def _refresh(context: Context, key: str, listed: SecretList | None, held: HeldBox | None) -> bool:
@@ -236,6 +259,29 @@ class SecretKeeper:
                 again |= self._fetch_newer(tuple(mine.values()))
                 with context.secrets_lock:
                     again |= not self._give(service, mine)
+            again |= self._follow_node(service)
+        return again
+
+    def _follow_node(self, service: str) -> bool:
+        """Hold the newest of what the node alone opens; return whether something is to be tried again."""
+        context, again = self._context, False
+        for name in node_secrets(context, service):
+            listed = context.accepted.secrets.listed().get(key_of(service, name))
+            if listed is None or (key_of(service, name), listed.version) in self._refused:
+                continue
+            try:
+                changed = _refresh(
+                    context, key_of(service, name), listed, context.accepted.secrets.held(key_of(service, name))
+                )
+            except Refused as error:
+                self._refused.add((key_of(service, name), listed.version))
+                self._say_refused(listed, error)
+            except NebhError:
+                again = True
+            else:
+                if changed:
+                    detail = f"version {listed.version} of {key_of(service, name)} on this node"
+                    context.receipt(Outcome.ROTATED, nonce=rotation_nonce(listed), service=service, detail=detail)
         return again
 
     def _forget_gone(self, there: set[str]) -> None:

@@ -16,7 +16,7 @@ from nebh.model.errors import Broken
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
-SERVICES = ("ingress", "dns")
+SERVICES = ("ingress", "dns", "backup")
 _SERVICE_WEIGHT = 8  # what all services need is not starved by one: eight times a container's share of the processor
 _CONMON_QUOTA_US, _PERIOD_US = 5_000, 100_000  # 5 % of a core: what a container may make its log writer burn
 
@@ -58,14 +58,15 @@ class CgroupTree:
             folder.mkdir(exist_ok=True)
         return folders
 
-    def enter_service(self, name: str) -> tuple[str, ...]:
-        """Make the folders of a program of ours that outlives the executor (one of SERVICES) and return them."""
+    def enter_service(self, name: str, *, weight: float = _SERVICE_WEIGHT) -> tuple[str, ...]:
+        """Make the folders of a program of ours beside the containers (one of SERVICES) and return them. weight: its share of
+        the processor, in containers."""
         folders = tuple(top / self.parent / name for top in self._tops(CONTROLLERS))
         for folder in folders:
             folder.mkdir(exist_ok=True)
         own = self._top("cpu") / self.parent / name
         share = ("cpu.weight", 100) if self.v2 else ("cpu.shares", 1024)
-        _write(own / share[0], str(share[1] * _SERVICE_WEIGHT))
+        _write(own / share[0], str(int(share[1] * weight)))
         return tuple(map(str, folders))
 
     def enter_build(self, name: str, *, memory: int, cpu: int, pids: int) -> tuple[Path, ...]:

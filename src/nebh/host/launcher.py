@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nebh.host import membership, namespaces, processes, secret_mounts
+from nebh.host import apart, membership, namespaces, processes, secret_mounts
 from nebh.host.cgroups import hybrid_unified
 from nebh.host.run import Command, CommandFailed, Result, environment
 from nebh.host.spawn import Reply, encode_command, judge_outcome, run_encoded
@@ -52,7 +52,7 @@ class Launch:
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
     """Fork the launcher from the (single-threaded) executor, in the namespaces its containers' conmons should have."""
-    handlers = {"launch": _launch, "start": _start, "probe": _probe, "give": _give}
+    handlers = {"launch": _launch, "start": _start, "probe": _probe, "give": _give, "apart": _apart}
     return Worker.fork("launcher", handlers, setup=_setup, keep_fds=keep_fds)
 
 
@@ -219,6 +219,15 @@ def _userns(base: int) -> int:
 
 
 def _start(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
+    return _answer_later(lambda: run_encoded(args))
+
+
+def _apart(args: dict[str, Any], fds: tuple[int, ...]) -> Reply:
+    return _answer_later(lambda: apart.run_here(args, fds))
+
+
+def _answer_later(work: Callable[[], dict[str, Any]]) -> Reply:
+    """Do something in a child; the reply has its pid and a pipe in which its answer comes, as a line."""
     _reap()
     reading, writing = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -229,8 +238,9 @@ def _start(args: dict[str, Any], _fds: tuple[int, ...]) -> Reply:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(reading)
             namespaces.become_subreaper()
-            answer = json.dumps(run_encoded(args)).encode() + b"\n"
-            processes.kill_children()  # a killed `crun exec` leaves its process inside the container
+            answer = json.dumps(work()).encode() + b"\n"
+            with contextlib.suppress(FileNotFoundError):  # no /proc there: a process namespace has ended them
+                processes.kill_children()  # a killed `crun exec` leaves its process inside the container
             while answer:
                 answer = answer[os.write(writing, answer) :]
         finally:

@@ -7,8 +7,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +130,23 @@ def copy_tree(source: Path, target: Path, *, clone: bool) -> None:
             os.close(made)
     finally:
         os.close(top)
+
+
+def fill_top(top: Path, fill: Callable[[Path], None]) -> None:
+    """Have `fill` make a folder inside the empty folder `top`, and let `top` become it: for where `top` itself cannot be
+    exchanged, such as a subvolume. On the disk on return. Raises OSError, and what `fill` does."""
+    beside = top / f".{secrets.token_hex(16)}"
+    fill(beside)
+    made, target = open_folder(beside), open_folder(top)
+    try:
+        for name in iterate(made):
+            os.rename(name, name, src_dir_fd=made, dst_dir_fd=target)
+        beside.rmdir()
+        _take_over(made, target)
+        sync_filesystem(target)
+    finally:
+        os.close(made)
+        os.close(target)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,4 +55,19 @@ ALTER TABLE transactions ADD COLUMN data TEXT NOT NULL DEFAULT '';
 ALTER TABLE transactions ADD COLUMN snapshot TEXT NOT NULL DEFAULT '';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA)
+_BACKUPS = """
+CREATE TABLE backups (
+  service TEXT NOT NULL, source TEXT NOT NULL, run TEXT NOT NULL, replica INTEGER NOT NULL, volume TEXT NOT NULL,
+  id TEXT NOT NULL, digest TEXT NOT NULL, bytes INTEGER NOT NULL, taken_at INTEGER NOT NULL, epoch INTEGER NOT NULL,
+  counter INTEGER NOT NULL, version INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (service, source, run, replica, volume)) WITHOUT ROWID;
+CREATE TABLE backup_jobs (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, service TEXT NOT NULL, kind TEXT NOT NULL, run TEXT NOT NULL,
+  nonce TEXT NOT NULL, source TEXT NOT NULL, percent INTEGER NOT NULL, stage TEXT NOT NULL, begun_at INTEGER NOT NULL,
+  ended_at INTEGER NOT NULL DEFAULT 0, failed TEXT NOT NULL DEFAULT '');
+CREATE TABLE backup_wishes (
+  service TEXT NOT NULL, snapshot TEXT NOT NULL, replica INTEGER NOT NULL, volume TEXT NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY (service, snapshot, replica, volume)) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA, _BACKUPS)

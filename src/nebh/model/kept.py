@@ -10,11 +10,14 @@ from enum import StrEnum
 
 
 class SnapshotKind(StrEnum):
-    """release: taken before an update left that release. discarded: what a restore put away. manual: a person's."""
+    """release: taken before an update left that release. discarded: what a restore put away. manual: a person's.
+    backup: what is being copied to the store. fetched: what came from there, to be restored."""
 
     RELEASE = "release"
     DISCARDED = "discarded"
     MANUAL = "manual"
+    BACKUP = "backup"
+    FETCHED = "fetched"
 
 
 @dataclass(frozen=True, kw_only=True)

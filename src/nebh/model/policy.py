@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.backup import BackupRule
 from nebh.model.service import Connect, Egress, Limits, Placement, Replicas, Route
 from nebh.model.volume import OnFailureData, VolumeBound
 
@@ -42,6 +43,7 @@ class Policy:
     net: NetPolicy
     volumes: tuple[VolumeBound, ...] = ()
     secrets: tuple[str, ...] = ()
+    backup: BackupRule | None = None
     caps: tuple[str, ...] = ()
     lint_exceptions: tuple[str, ...] = ()
     checks_required: bool = True

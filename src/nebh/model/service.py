@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nebh.model.backup import BackupRule
 from nebh.model.config_layer import ConfigSpec, FileSource
 from nebh.model.secret import SecretWish
 from nebh.model.volume import DataRules, Hook, OnFailureData, VolumeBound, VolumeMount
@@ -220,5 +221,6 @@ class ServiceSpec:
     placement: Placement = field(default_factory=Placement)
     policy: PolicyExtras = field(default_factory=PolicyExtras)
     secrets: tuple[SecretWish, ...] = ()
+    backup: BackupRule | None = None
     config: ConfigSpec = field(default_factory=ConfigSpec)
     files: tuple[FileSource, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nebh.model.backup import BackupWish
 from nebh.model.running import Phase, Running
 
 __all__ = ["Action", "Assignment", "Order", "Outcome", "Phase", "Receipt", "Running", "TransportKey"]
@@ -36,6 +37,9 @@ class Action(StrEnum):
     ABORT = "abort"
     RESUME = "resume"
     RESTORE = "restore"
+    BACKUP = "backup"
+    VERIFY_BACKUPS = "verify-backups"
+    LIST_BACKUPS = "list-backups"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class Order:
     counter: int = 0
     volume: str = ""
     snapshot: str = ""
+    backup: BackupWish | None = None
 
 
 class Outcome(StrEnum):
@@ -69,6 +74,7 @@ class Outcome(StrEnum):
     REMOVED = "removed"
     STATUS = "status"
     ROTATED = "rotated"
+    DONE = "done"
 
 
 @dataclass(frozen=True, kw_only=True)

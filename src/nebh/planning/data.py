@@ -113,7 +113,7 @@ def droppable(rows: Iterable[SnapshotRow], *, keep: int, now: int, needed: froze
     found = sorted(rows, key=lambda one: (one.taken_at, one.name))
     of_releases = [one for one in found if one.kind is SnapshotKind.RELEASE]
     old = of_releases[: max(0, len(of_releases) - max(1, keep))]
-    spent = [one for one in found if one.kind is SnapshotKind.DISCARDED and one.until <= now]
+    spent = [one for one in found if one.kind in (SnapshotKind.DISCARDED, SnapshotKind.FETCHED) and one.until <= now]
     return tuple(one for one in found if (one in old or one in spent) and one.name not in needed)
 
 

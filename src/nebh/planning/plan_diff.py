@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from nebh.model.backup import BackupRule
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
 from nebh.model.policy import Policy
 from nebh.model.quantities import render_duration, render_size
@@ -89,6 +90,7 @@ WIDENS: Mapping[str, _Widens] = {
     "net.egress": _adds,
     "volumes": _adds,
     "secrets": _adds,
+    "backup": _always,
     "caps": _adds,
     "lint_exceptions": _adds,
     "checks_required": _turned_off,
@@ -99,6 +101,8 @@ WIDENS: Mapping[str, _Widens] = {
     "cgroup_view": _turned_on,
     "tmp_exec": _turned_on,
 }
+_WHOLE = {"backup"}
+"""What is there or is not, and is compared as one."""
 _PLACES = {"placement.groups", "placement.nodes"}
 
 
@@ -175,7 +179,7 @@ def fields_of(value: object | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def enter(item: Any, path: str) -> None:
-        if dataclasses.is_dataclass(item):
+        if dataclasses.is_dataclass(item) and path not in _WHOLE:
             for one in dataclasses.fields(item):
                 if path or one.name not in _NOT_COMPARED:
                     enter(getattr(item, one.name), f"{path}.{one.name}" if path else one.name)
@@ -198,11 +202,25 @@ def _admits_more(old: Placement, new: Placement) -> bool:
     return bool(set(new.groups) - set(old.groups) or set(new.nodes) - set(old.nodes))
 
 
+def _render_backup(rule: BackupRule) -> str:
+    kept = ", ".join(f"{getattr(rule.keep, one.name)} {one.name}" for one in dataclasses.fields(rule.keep))
+    more = "".join(f", {name} {value}" for name, value in _rest_of(rule) if value)
+    return f"to {rule.to}, every {render_duration(rule.every)}, keep {kept}{more}"
+
+
+def _rest_of(rule: BackupRule) -> tuple[tuple[str, object], ...]:
+    names = ("password", "ssh_key", "host_key", "port", "access_key", "secret_key", "region")
+    listed = (("volumes", " ".join(rule.volumes)),)
+    return (*listed, *((name, value) for name in names if (value := getattr(rule, name)) != 22))
+
+
 def render_value(name: str, value: Any) -> str:
     """Return a leaf for people."""
     key = name.rpartition(".")[2]
     if value is None:
         return ""
+    if isinstance(value, BackupRule):
+        return _render_backup(value)
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, bool):

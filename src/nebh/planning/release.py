@@ -38,6 +38,7 @@ def make_policy(
         net=NetPolicy(routes=spec.routes, ports=dict(spec.ports), connects=spec.connects, egress=spec.egress),
         volumes=spec.volumes,
         secrets=tuple(sorted(one.use.name for one in spec.secrets)),
+        backup=spec.backup,
         caps=previous.caps if previous else (),
         lint_exceptions=spec.policy.lint_exceptions,
         checks_required=spec.policy.checks_required,
@@ -99,7 +100,9 @@ def make_release(
         env=dict(spec.env),
         user=spec.user,
         ports=dict(spec.ports),
-        secrets=tuple(one.use for one in spec.secrets),
+        secrets=tuple(
+            one.use for one in spec.secrets if spec.backup is None or one.use.name not in spec.backup.secrets
+        ),
         health=spec.health,
         stop=spec.stop,
         update=spec.update,

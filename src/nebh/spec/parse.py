@@ -26,6 +26,7 @@ from nebh.model.service import (
     Update,
 )
 from nebh.model.volume import OnFailureData
+from nebh.spec.backup import parse_backup
 from nebh.spec.checks import parse_check
 from nebh.spec.config import parse_config, parse_files
 from nebh.spec.data import check_placement, parse_data, parse_hooks, parse_volumes
@@ -71,6 +72,7 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
     ports = parse_ports(reader, root)
     egress = parse_egress(reader, root)
     volumes, mounts = parse_volumes(reader, root)
+    secrets = parse_secrets(reader, root)
     placement, pinned = _placement(root), check_placement(reader, root, volumes)
     spec = ServiceSpec(
         name=name,
@@ -93,7 +95,8 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         data=parse_data(reader, root, volumes),
         hooks=parse_hooks(reader, root, volumes),
         policy=_policy(root),
-        secrets=parse_secrets(reader, root),
+        secrets=secrets,
+        backup=parse_backup(reader, root, volumes, secrets),
         config=parse_config(reader, root),
         files=parse_files(reader, root, base),
         **{key: _data(root, key, None) for key in ("user", "retention") if root.get(key) is not None},

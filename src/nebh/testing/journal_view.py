@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from nebh.journal.accepted import Accepted
+from nebh.journal.backups import Backups
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
 from nebh.journal.volumes import Volumes
@@ -44,6 +45,7 @@ class Journal:
     accepted: Accepted
     outbox: Outbox
     volumes: Volumes
+    backups: Backups
 
     def states(self) -> dict[str, str]:
         """Return the state of the open transaction by service."""
@@ -65,7 +67,9 @@ def open_journal(path: Path, *, alone: bool = False) -> Iterator[Journal]:
     """Read the journal. alone: no executor runs; opened as the next one would open it, which may write."""
     database = Database(path) if alone else _ReadOnly(path)
     try:
-        yield Journal(database, Work(database), Accepted(database), Outbox(database), Volumes(database))
+        yield Journal(
+            database, Work(database), Accepted(database), Outbox(database), Volumes(database), Backups(database)
+        )
     finally:
         database.close()
 

@@ -15,24 +15,25 @@ from nebh.testing.node import Node
 USE = SecretUse(name="token", path="/run/secrets/token", signal="USR1")
 
 
-def seal_token(node: Node, value: bytes, version: int) -> str:
-    """Sign and serve a version of the secret; return the nonce that receipts of its rotation repeat."""
+def seal_token(node: Node, value: bytes, version: int, *, name: str = USE.name, policy: Policy | None = None) -> str:
+    """Sign and serve a version of a secret; return the nonce that receipts of its rotation repeat. policy: signed with it,
+    None = one that names it where none does."""
     state = node.signed()
     record = next(one for one in state.trusted.nodes.nodes if one.node_id == node.node_id)
-    to = SealedFor(cluster_id=node.cluster_id, recipient=node.node_id, service="web", name=USE.name, version=version)
+    to = SealedFor(cluster_id=node.cluster_id, recipient=node.node_id, service="web", name=name, version=version)
     box = seal(value, public=record.seal_pk, to=to)
     (node.served / "objects" / box_of(box).digest).write_bytes(box)
     listed = SecretList(
         cluster_id=node.cluster_id,
         service="web",
-        name=USE.name,
+        name=name,
         version=version,
         signed_at=int(time.time()),
         boxes={node.node_id: box_of(box)},
     )
-    policies: tuple[Policy, ...] = ()
-    if USE.name not in state.trusted.policies["web"].secrets:
-        policies = (dataclasses.replace(node.next_policy(), secrets=(USE.name,)),)
+    policies: tuple[Policy, ...] = (policy,) if policy is not None else ()
+    if not policies and name not in state.trusted.policies["web"].secrets:
+        policies = (dataclasses.replace(node.next_policy(), secrets=(name,)),)
     node.sign(Wish(policies=policies, secrets=(listed,)))
     return rotation_nonce(listed)
 

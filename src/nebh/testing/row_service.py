@@ -32,8 +32,8 @@ policy: {{on_failure_data: {on_failure}}}
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """One version of the service, `name`, reached as `host`. broken: its check fails once it serves. convert: words of a migration hook after
-    `rows convert`, such as `("2",)`.
-    secret: name of one that it is given."""
+    `rows convert`, such as `("2",)`. secret: name of one that it is given. backup: words of its rule, such as
+    `to: /srv/backups`."""
 
     version: str
     reads: tuple[int, ...] = (1,)
@@ -47,6 +47,7 @@ class Rows:
     name: str = "rows"
     host: str = HOST
     secret: str = ""
+    backup: str = ""
 
 
 def write_rows(folder: Path, wish: Rows) -> Path:
@@ -79,8 +80,16 @@ def write_rows(folder: Path, wish: Rows) -> Path:
             bake=wish.bake,
             checks=checks,
             on_failure=wish.on_failure,
-            more=(hooks if wish.convert else "") + (f"secrets: [{{name: {wish.secret}}}]\n" if wish.secret else ""),
+            more=(hooks if wish.convert else "") + _kept_outside(wish),
         ),
         encoding="utf-8",
     )
     return spec
+
+
+def _kept_outside(wish: Rows) -> str:
+    secrets = [f"{{name: {wish.secret}}}"] if wish.secret else []
+    if not wish.backup:
+        return f"secrets: [{', '.join(secrets)}]\n" if secrets else ""
+    secrets.append("{name: backup-password, generate: 40 alnum}")
+    return f"secrets: [{', '.join(secrets)}]\nbackup: {{password: backup-password, {wish.backup}}}\n"

@@ -18,6 +18,7 @@ from nebh.drivers.volumes.copy import copy_volumes, reflink_volumes
 from nebh.drivers.volumes.pool import BtrfsPool, PoolPlan
 from nebh.host import faults
 from nebh.host.run import Command, Started, start
+from nebh.host.trees import copy_tree
 from nebh.model.stored import VolumePlan
 from nebh.testing.disks.pools import make_pool, mount_file_system
 
@@ -76,6 +77,9 @@ def main(argv: list[str]) -> None:
         driver.delete_snapshot(words[0], words[1])
     elif verb == "clone":
         driver.clone(words[0], snapshot=words[1], to=VolumePlan(name=words[2]))
+    elif verb == "receive":
+        source = driver.snapshot_path(words[0], words[2])
+        driver.receive(words[0], words[1], lambda place: copy_tree(source, place, clone=False))
     else:
         raise SystemExit(f"no such verb: {verb}")
     print("done", flush=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from nebh.host.trees import Entry, open_folder, walk
-from nebh.model.backup import Backup, BackupRetention
-from nebh.model.errors import Refused
+from nebh.model.backup import Backup, BackupRetention, BackupRule
+from nebh.model.errors import Failed, Refused
 
 RULE = "backup"
 _PIECE = 1 << 20
@@ -53,6 +55,28 @@ class BackupDriver(Protocol):
         """Remove the volume's backups that are not to be kept, those with the ids `never` excepted; return the ids of
         what was removed."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreWish:
+    """A store to open. part: of the store, such as `db/node1`, which one node alone writes; secrets: values by name;
+    reads, writes: folders of this machine that one needs for the verbs to come; cancelled: tells that nobody waits for it
+    any more."""
+
+    rule: BackupRule
+    part: str
+    secrets: dict[str, bytes] = field(repr=False)
+    reads: tuple[Path, ...] = ()
+    writes: tuple[Path, ...] = ()
+    cancelled: Callable[[], bool] = lambda: False
+
+
+StoreOpener = Callable[[StoreWish], BackupDriver]
+
+
+def no_stores(wish: StoreWish) -> BackupDriver:
+    """A node that reaches no store. Raises Failed."""
+    raise Failed(f"cannot reach {wish.rule.to}: this node makes no backups")
 
 
 def digest_folder(folder: Path) -> tuple[str, int]:

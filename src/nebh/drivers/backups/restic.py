@@ -25,7 +25,7 @@ from nebh.host.files import fsync_directory
 from nebh.host.run import Command, CommandFailed, Result, run
 from nebh.host.trees import open_folder, remove_tree
 from nebh.model.backup import Backup, BackupRetention
-from nebh.model.errors import BadInput, Broken, Failed, NebhError, NotFound, Refused, Unreachable
+from nebh.model.errors import BadInput, Broken, Conflict, Failed, NebhError, NotFound, Refused, Unreachable
 from nebh.model.names import is_digest
 from nebh.model.stored import check_stored_name
 
@@ -36,6 +36,20 @@ _SFTP = re.compile(
 _S3 = re.compile(r"s3:https?://[^/@\s]+/\S+\Z")
 _NO_STORE = ("unable to open config file", "Is there a repository at the following location?")
 _WRONG_PASSWORD = "wrong password or no key found"  # noqa: S105 - what restic says
+_READS = ("--no-lock",)
+"""Readers leave no lock: one that is killed must not hold a writer up."""
+_FIRST_ANSWER = 120.0
+"""Seconds in which a store has to answer at all: restic itself would try for a quarter of an hour."""
+_LOCKED = "already locked"
+_FULL = ("no space left on device", "disk quota exceeded", "xminiostoragefull", "quotaexceeded", "insufficient storage")
+_DAMAGED = (
+    "does not match id",
+    "ciphertext verification failed",
+    "invalid data returned",
+    "pack file",
+    "unexpected eof",
+)
+_DENIED = ("permission denied", "access denied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch")
 _AWAY = ("connection refused", "no such host", "i/o timeout", "no route to host", "connection reset", "network is")
 
 
@@ -43,13 +57,16 @@ _AWAY = ("connection refused", "no such host", "i/o timeout", "no route to host"
 class BackupStore:
     """Where backups go. repository: an absolute path, `sftp:user@host:/path` or `s3:https://host/bucket/path`;
     password_file: root's alone; cache: folder for restic's index; ssh: words of the ssh command for SFTP (host key and
-    identity); credentials: file of an S3 key in the form of `~/.aws/credentials`; patience: seconds for one verb."""
+    identity); credentials: file of an S3 key in the form of `~/.aws/credentials`; region: of S3, "" = the store's own;
+    patience: seconds for one verb; given: whoever starts restic puts these files before it, and only there."""
 
     repository: str
     password_file: Path
     cache: Path
     ssh: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes")
     credentials: Path | None = None
+    region: str = ""
+    given: bool = False
     patience: float = 24 * 3600.0
 
     def find_problems(self) -> tuple[str, ...]:
@@ -61,7 +78,7 @@ class BackupStore:
             )
         if self.repository.startswith("s3:") and self.credentials is None:
             found.append("an S3 store needs a file with its key")
-        for path in filter(None, (self.password_file, self.credentials)):
+        for path in () if self.given else filter(None, (self.password_file, self.credentials)):
             found += _check_private(path)
         return tuple(found)
 
@@ -92,10 +109,9 @@ class ResticBackups:
     def init(self) -> None:
         """As promised by the contract."""
         try:
-            self._restic("look for the store of backups", "cat", "config")
+            self._restic("look for the store of backups", "cat", "config", *_READS)
         except NotFound:
             self._restic("make the store of backups", "init")
-        self._restic("free the store of backups", "unlock")  # locks of processes that are gone
 
     def backup(self, folder: Path, *, volume: str, snapshot: str) -> Backup:
         """As promised by the contract."""
@@ -110,7 +126,7 @@ class ResticBackups:
         tags = (f"volume={volume}", f"snapshot={snapshot}", f"digest={digest}", f"bytes={size}", mark)
         words = [word for tag in (_TAG, *tags) for word in ("--tag", tag)]
         parent = ("--parent", before[-1].id) if before else ("--force",)
-        self._restic(
+        self._write(
             f"back up volume {volume}", "backup", "--host", "nebh", *words, *parent, "--", folder.name, at=folder.parent
         )
         made = [one for one, found in self._read() if mark in found["tags"]]
@@ -123,7 +139,7 @@ class ResticBackups:
         return tuple(one for one, _ in self._read())
 
     def _read(self) -> tuple[tuple[Backup, dict[str, Any]], ...]:
-        said = self._restic("list backups", "snapshots", "--json", "--tag", _TAG)
+        said = self._restic("list backups", "snapshots", "--json", "--tag", _TAG, *_READS)
         try:
             found = [(_parse_snapshot(one), one) for one in json.loads(said.stdout) or ()]
         except (ValueError, KeyError, TypeError) as error:
@@ -146,7 +162,7 @@ class ResticBackups:
         remove_tree(part)
         part.mkdir(mode=0o700)
         try:
-            self._restic(what, "restore", wanted.id, "--target", str(part))
+            self._restic(what, "restore", wanted.id, "--target", str(part), *_READS)
             (folder,) = part.iterdir()
             check_restored(wanted, folder)
             descriptor = open_folder(folder)
@@ -165,7 +181,7 @@ class ResticBackups:
         """As promised by the contract."""
         more = (f"--read-data-subset={percent}%",) if 0 < percent < 100 else ("--read-data",) if percent else ()
         try:
-            self._restic("verify the backups", "check", *more)
+            self._restic("verify the backups", "check", *more, *_READS)
         except (Unreachable, NotFound, BadInput):
             raise
         except Failed as error:
@@ -183,27 +199,49 @@ class ResticBackups:
         keep = [word for name, count in words.items() if count > 0 for word in (f"--keep-{name}", str(count))]
         what = f"forget backups of volume {volume}"
         tags = ("--tag", f"{_TAG},volume={volume}", "--group-by", "")
-        said = self._restic(what, "forget", "--dry-run", "--json", *tags, *keep)
+        said = self._restic(what, "forget", "--dry-run", "--json", *tags, *keep, *_READS)
         try:
             groups = json.loads(said.stdout.decode().splitlines()[0] if said.stdout.strip() else "[]") or []
             names = tuple(one["id"] for group in groups for one in group.get("remove") or ())
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Broken(f"cannot {what}: restic's answer makes no sense: {error}") from error
-        gone = tuple(name for name in names if is_digest(name) and name not in never)
+        gone = tuple(
+            name for name in reversed(names) if is_digest(name) and name not in never
+        )  # it says the newest first
         if gone:
-            self._restic(what, "forget", "--prune", *gone)
+            self._write(what, "forget", "--prune", *gone)
         return gone
+
+    def _write(self, what: str, *words: str, at: Path | None = None) -> Result:
+        """Nobody else writes to this part of the store: a lock in it is of a process that was killed."""
+        try:
+            return self._restic(what, *words, at=at)
+        except Conflict:
+            self._restic("free the store of backups", "unlock", "--remove-all")
+            return self._restic(what, *words, at=at)
 
     def _restic(self, what: str, *words: str, at: Path | None = None) -> Result:
         if shutil.which("restic", path="/usr/local/bin:/usr/bin:/bin") is None:
             raise Failed(f"cannot {what}: restic is not installed", hint="Debian: restic")
-        command = Command(
-            argv=("restic", *self._options(), *words), env=self._environment(), cwd=at, timeout=self._store.patience
-        )
+        patience = min(self._store.patience, _FIRST_ANSWER) if words[0] == "cat" else self._store.patience
+        command = Command(argv=("restic", *self._options(), *words), env=self._environment(), cwd=at, timeout=patience)
+        try:
+            return self._start(command)
+        except CommandFailed as error:
+            said = _explain(what, error)
+            if not isinstance(said, Broken) or not self._forget_cache():
+                raise said from error
         try:
             return self._start(command)
         except CommandFailed as error:
             raise _explain(what, error) from error
+
+    def _forget_cache(self) -> bool:
+        """What is damaged may be a copy that was once taken of a damaged store. Tell whether there was one."""
+        found = tuple(self._store.cache.iterdir()) if self._store.cache.is_dir() else ()
+        for one in found:
+            remove_tree(one)
+        return bool(found)
 
     def _options(self) -> tuple[str, ...]:
         found = _SFTP.match(self._store.repository)
@@ -221,6 +259,8 @@ class ResticBackups:
             "RESTIC_PASSWORD_FILE": str(self._store.password_file),
             "RESTIC_CACHE_DIR": str(self._store.cache),
             "RESTIC_PROGRESS_FPS": "0.01",
+            "TMPDIR": str(self._store.cache),
+            **({"AWS_DEFAULT_REGION": self._store.region} if self._store.region else {}),
             **credentials,
         }
 
@@ -229,13 +269,24 @@ def _explain(what: str, error: CommandFailed) -> NebhError:
     # restic before 0.17 ends with 1 for all of these: its words are all there is
     said = error.stderr.strip()[-2000:]
     if error.status is None:
-        return Unreachable(f"cannot {what}: restic did not end in time")
+        return Unreachable(f"cannot {what}: the store does not answer in time")
     if _WRONG_PASSWORD in said or error.status == 12:
         return BadInput(f"cannot {what}: the store has another password", hint="password_file names the wrong file")
+    if _LOCKED in said or error.status == 11:
+        return Conflict(f"cannot {what}: the store is locked: {said}")
+    if any(word in said.lower() for word in _FULL):
+        return Failed(f"cannot {what}: the store is full: {said}", hint="give it more room, or keep fewer backups")
     if any(word in said for word in _NO_STORE) or error.status == 10:
         return NotFound(f"cannot {what}: there is no store of backups: {said}")
     if any(word in said.lower() for word in _AWAY):
         return Unreachable(f"cannot {what}: the store does not answer: {said}")
+    if any(word in said.lower() for word in _DENIED):
+        hint = "is the key of the store right, and may it write there?"
+        return Failed(f"cannot {what}: the store does not let us: {said}", hint=hint)
+    if any(word in said.lower() for word in _DAMAGED):
+        return Broken(
+            f"cannot {what}: the store is damaged: {said}", hint="choose another backup; `nebh backup verify` says more"
+        )
     return Failed(f"cannot {what}: restic ended with status {error.status}: {said}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ POINTS: tuple[str, ...] = (
     "volume.restore.exchanged",
     "volume.restore.kept",
     "volume.clone.staged",
+    "volume.receive.filled",
     "volume.copy.file",
 )
 """Fault points of the drivers that keep volumes in folders; the last is passed with every file that is copied."""
@@ -92,6 +93,11 @@ class VolumeDriver(Protocol):
         Whatever ends this, at whatever instant, the volume holds the one or the other, whole; repeating the call
         finishes it, also when the snapshot or `keep_as` was deleted since. The snapshot stays.
         """
+        ...
+
+    def receive(self, volume: str, snapshot: str, fill: Callable[[Path], None]) -> None:
+        """Make a snapshot of what `fill` makes at the path it is given, a folder that is not there yet. It appears in one
+        step; one of that name stays as it is. Raises Unable where snapshots cannot come from elsewhere."""
         ...
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:

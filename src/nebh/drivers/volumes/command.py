@@ -8,6 +8,7 @@ instant and called again.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -176,6 +177,10 @@ class CommandVolumes:
         self._place(volume)
         what = f"restore volume {volume} from snapshot {snapshot}"
         self._run("restore", what, volume=volume, snapshot=snapshot, keep_as=keep_as)
+
+    def receive(self, volume: str, snapshot: str, fill: Callable[[Path], None]) -> None:  # noqa: ARG002 - the contract's
+        """As promised by the contract: no command puts what comes from elsewhere into a snapshot."""
+        raise Unable(f"cannot receive snapshot {snapshot} of volume {volume}: this storage takes its snapshots itself")
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:
         """As promised by the contract."""

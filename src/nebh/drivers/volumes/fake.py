@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,6 +116,15 @@ class FakeVolumes:
         one = self._find(volume)
         if self._enter("snapshot", volume) and snapshot not in one.snapshots:
             one.snapshots[snapshot] = (self._state(snapshot), self._copy(one.data))
+
+    def receive(self, volume: str, snapshot: str, fill: Callable[[Path], None]) -> None:
+        """As promised by the contract."""
+        check_stored_name(snapshot, what="snapshot")
+        one = self._find(volume)
+        if self._enter("receive", volume) and snapshot not in one.snapshots:
+            made = self._new()
+            fill(made)
+            one.snapshots[snapshot] = (self._state(snapshot), made)
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:
         """As promised by the contract."""

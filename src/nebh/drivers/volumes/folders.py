@@ -30,6 +30,7 @@ from nebh.drivers.volumes.base import telling
 from nebh.host import faults
 from nebh.host.disk import exchange_names
 from nebh.host.files import fsync_directory
+from nebh.host.trees import fill_top
 from nebh.model.errors import Broken, Conflict, Failed, NotFound
 from nebh.model.stored import (
     Ability,
@@ -258,6 +259,34 @@ class FolderVolumes:
                 self._give_up(wrap)
                 raise
             faults.point("volume.snapshot.copied")
+
+    def receive(self, volume: str, snapshot: str, fill: Callable[[Path], None]) -> None:
+        """As promised by the contract. The volume can be used meanwhile."""
+        check_stored_name(snapshot, what="snapshot")
+        what = f"receive snapshot {snapshot} of volume {volume}"
+        wrap = self._home(volume) / "kept" / snapshot
+        if (wrap / "data").is_dir():
+            return
+        stage = self._root / ".making" / f"{volume}~{snapshot}"
+        with telling(what):
+            if stage.exists():
+                self._throw(stage)
+            stage.mkdir(mode=_TRAVERSE)
+            stage.chmod(_TRAVERSE)
+            quota = _read_record(wrap.parent.parent / "live").quota
+            _write_record(stage, Record(quota=quota, taken_at=time.time_ns() // 1_000_000))
+            try:
+                self._keeper.make(stage)
+                fill_top(stage / "data", fill)
+                self._keeper.seal(stage)
+                self._keeper.settle(stage, stage.parent)
+            except BaseException:
+                self._give_up(stage)
+                raise
+        with self._changing(volume, what):
+            faults.point("volume.receive.filled")
+            stage.rename(wrap)
+            self._keeper.settle(wrap.parent, stage.parent)
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:
         """As promised by the contract."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 
 from nebh.model.kept import SnapshotKind
 from nebh.model.statement import Outcome, Phase
+from nebh.planning.backups import newest_run
 from nebh.planning.data import snapshot_to_restore
 from nebh.testing.crash.campaign import Campaign, Shot, Tally
 from nebh.testing.crash.data_site import BAD, STORED, DataSite
@@ -14,8 +16,10 @@ from nebh.testing.invariants import wait_until, wait_whole
 from nebh.testing.journal_view import open_journal
 from nebh.testing.tiny_service import HOST
 
-WORKS = ("deploy", "convert", "break", "fail", "restore", "undo", "rotate", "restart")
-REWINDING = frozenset({"restore", "undo"})
+WORKS = ("deploy", "backup", "convert", "break", "fail", "restore", "undo", "fetch", "rotate", "restart")
+REWINDING = frozenset({"restore", "undo", "fetch"})
+RESTIC = shutil.which("restic") is not None
+"""Where it is missing, updates take the place of backups."""
 _SIDES = ("before", "after")
 POINTS: dict[str, tuple[str, ...]] = {
     "deploy": (
@@ -42,6 +46,13 @@ POINTS: dict[str, tuple[str, ...]] = {
         "volume.restore.kept",
     ),
     "rotate": tuple(f"{n}.{s}" for n in ("rotate.give",) for s in _SIDES),
+    "backup": tuple(
+        f"backup.{n}.{s}" for n in ("rest", "snapshot", "resume", "send", "forget", "drop") for s in _SIDES
+    ),
+    "fetch": (
+        *(f"{n}.{s}" for n in ("backup.fetch", "data.restore", "start.start") for s in _SIDES),
+        "volume.receive.filled",
+    ),
     "restart": tuple(f"{n}.{s}" for n in ("start.yield", "start.start") for s in _SIDES),
 }
 POINTS["undo"] = POINTS["restore"]
@@ -52,7 +63,7 @@ def plan_data_shots(rng: random.Random) -> Iterator[Shot]:
     """Yield kills without end: every work in turn, at a point that it passes or at a random instant."""
     while True:
         for work in WORKS:
-            point = rng.choice(POINTS[work]) if work == "rotate" or rng.random() < 0.75 else ""
+            point = rng.choice(POINTS[work]) if rng.random() < 0.75 or work in ("backup", "rotate") else ""
             yield Shot(rng.choice(VICTIMS), point, work, rng.random(), reboot=rng.random() < 0.5)
 
 
@@ -85,6 +96,12 @@ class DataCampaign(Campaign):
                 return newest.counter, site.restore(counter=newest.counter, snapshot=newest.name)
         if work == "rotate":
             return self._good, site.rotate()
+        if work == "backup" and RESTIC:
+            return self._good, site.back_up()
+        if work == "fetch" and RESTIC:
+            rows = newest_run(site.backups())
+            if rows and rows[0].counter in (*self._earlier, self._good):
+                return rows[0].counter, site.restore_backup(rows)
         if work == "restart":
             return self._good, site.wish(self._good, replicas=1, phase=Phase.RESTART)
         convert = {"convert": ("1",), "break": ("1", "7")}.get(work, ())
@@ -94,6 +111,10 @@ class DataCampaign(Campaign):
         if work in REWINDING:
             self._work = "deploy"  # there is nothing to go back to yet
         return target, site.wish(target, replicas=1)
+
+    def _is_over(self, nonce: str) -> bool:
+        with open_journal(self._rows_site.layout.journal) as journal:
+            return journal.outcomes(nonce)[-1:] == [Outcome.DONE] or super()._is_over(nonce)
 
     def _judge_instant(self) -> None:
         super()._judge_instant()

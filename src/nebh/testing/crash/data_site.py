@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nebh.host.namespaces import CLONE_NEWNET, setns
 from nebh.images.pack import encode_pack
+from nebh.model.backup import BackupRow, BackupWish
 from nebh.model.errors import NebhError, NotFound
 from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 from nebh.model.release import Release
@@ -50,7 +51,11 @@ class DataSite(Site):
 
     def begin(self) -> None:
         """Found the cloud, deploy release 1, begin to write. Raises NotFound without a compiler."""
-        spec = write_rows(self.folder / "spec", Rows(version="v1", name="web", host=HOST, bake="300ms", secret=TOKEN))
+        store = self.folder / "store"
+        store.mkdir(mode=0o700)
+        rule = f"to: {store}, every: 300d"
+        first = Rows(version="v1", name="web", host=HOST, bake="300ms", backup=rule, secret=TOKEN)
+        spec = write_rows(self.folder / "spec", first)
         self.begin_programs()
         self._choose_storage()
         self.nebh("secret", "set", f"web/{TOKEN}", stdin=b"value 1")
@@ -122,6 +127,17 @@ class DataSite(Site):
 
     def restore(self, *, counter: int = 0, snapshot: str = "") -> str:
         """Order the node to bring data back; return the nonce. A node that is away is waited for."""
+        return self._order(Action.RESTORE, counter=counter, snapshot=snapshot)
+
+    def back_up(self) -> str:
+        """Order a backup; return the nonce."""
+        return self._order(Action.BACKUP)
+
+    def restore_backup(self, rows: tuple[BackupRow, ...]) -> str:
+        """Order the node to bring a backup back; return the nonce."""
+        return self._order(Action.RESTORE, backup=BackupWish(rows=rows))
+
+    def _order(self, action: Action, *, counter: int = 0, snapshot: str = "", backup: BackupWish | None = None) -> str:
         end = time.monotonic() + PATIENCE
         while True:
             now = int(time.time())
@@ -129,12 +145,13 @@ class DataSite(Site):
                 cluster_id=self.operator.cluster_id,
                 nodes=(self.operator.node_id,),
                 service="web",
-                action=Action.RESTORE,
+                action=action,
                 nonce=secrets.token_hex(16),
                 signed_at=now,
                 not_after=now + 600,
                 counter=counter,
                 snapshot=snapshot,
+                backup=backup,
             )
             with contextlib.suppress(NebhError):
                 if self.operator.order(wish) is None:
@@ -196,6 +213,11 @@ class DataSite(Site):
         """Return the snapshots as journalled."""
         with open_journal(self.layout.journal) as journal:
             return journal.volumes.snapshots("web")
+
+    def backups(self) -> tuple[BackupRow, ...]:
+        """Return the backups as journalled."""
+        with open_journal(self.layout.journal) as journal:
+            return journal.backups.rows("web")
 
     def stored(self) -> set[str]:
         """Return the names of the snapshots that are there."""
