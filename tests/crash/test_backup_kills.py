@@ -51,7 +51,12 @@ def backed(node):
             volumes=(VolumeMount(name="data", path="/www"),),
             data=DataRules(reads=(1,), writes=1),
             update=Update(bake=100, checks=(), drain=200),
-            argv=("/bin/busybox", "sh", "-c", "echo v1 > /www/index.html; exec /bin/busybox httpd -f -p 8080 -h /www"),
+            argv=(
+                "/bin/busybox",
+                "sh",
+                "-c",
+                f"echo v{node.counter + 1} > /www/index.html; exec /bin/busybox httpd -f -p 8080 -h /www",
+            ),
             policy_min_version=node.policy_version,
         )
         nonce = node.assign(counter)
@@ -100,7 +105,7 @@ def check_whole(node) -> None:
     there = {path.name for path in (node.layout.volumes / "volumes" / "web.data.0" / "kept").iterdir()}
     assert there == {one.name for one in kept}
     assert list((node.layout.volumes / "volumes" / ".making").iterdir()) == []
-    assert node.page() == "v1", "the writer goes on"
+    assert node.page() == f"v{node.counter}", "the writer goes on"
     for path in Path("/proc").glob("[0-9]*"):
         try:
             mine = str(node.folder).encode() in (path / "environ").read_bytes()

@@ -40,6 +40,7 @@ _READS = ("--no-lock",)
 """Readers leave no lock: one that is killed must not hold a writer up."""
 _FIRST_ANSWER = 120.0
 """Seconds in which a store has to answer at all: restic itself would try for a quarter of an hour."""
+_UNREADABLE = b"could not load snapshot"
 _LOCKED = "already locked"
 _FULL = ("no space left on device", "disk quota exceeded", "xminiostoragefull", "quotaexceeded", "insufficient storage")
 _DAMAGED = (
@@ -105,6 +106,7 @@ class ResticBackups:
             raise BadInput("cannot back up: " + "; ".join(problems))
         self._store = store
         self._start = start
+        self._unreadable = ""
 
     def init(self) -> None:
         """As promised by the contract."""
@@ -140,6 +142,9 @@ class ResticBackups:
 
     def _read(self) -> tuple[tuple[Backup, dict[str, Any]], ...]:
         said = self._restic("list backups", "snapshots", "--json", "--tag", _TAG, *_READS)
+        if _UNREADABLE in said.stderr and self._forget_cache():
+            said = self._restic("list backups", "snapshots", "--json", "--tag", _TAG, *_READS)
+        self._unreadable = said.stderr.decode(errors="replace") if _UNREADABLE in said.stderr else ""
         try:
             found = [(_parse_snapshot(one), one) for one in json.loads(said.stdout) or ()]
         except (ValueError, KeyError, TypeError) as error:
@@ -154,6 +159,8 @@ class ResticBackups:
             raise BadInput(f"cannot restore a backup into {into}: it is there already")
         what = f"restore volume {wanted.volume} from backup {wanted.id[:12]}"
         found = next((one for one in self.list() if one.id == wanted.id), None)
+        if found is None and wanted.id[:8] in self._unreadable:
+            raise Broken(f"cannot {what}: its record in the store was exchanged or damaged: {self._unreadable.strip()}")
         if found is None:
             raise NotFound(f"cannot {what}: the store does not have it (any more)")
         if (found.volume, found.snapshot, found.digest) != (wanted.volume, wanted.snapshot, wanted.digest):
