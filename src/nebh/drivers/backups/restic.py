@@ -51,7 +51,15 @@ _DAMAGED = (
     "unexpected eof",
 )
 _DENIED = ("permission denied", "access denied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch")
-_AWAY = ("connection refused", "no such host", "i/o timeout", "no route to host", "connection reset", "network is")
+_AWAY = (
+    "host key verification failed",
+    "connection refused",
+    "no such host",
+    "i/o timeout",
+    "no route to host",
+    "connection reset",
+    "network is",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,10 +291,10 @@ def _explain(what: str, error: CommandFailed) -> NebhError:
         return Conflict(f"cannot {what}: the store is locked: {said}")
     if any(word in said.lower() for word in _FULL):
         return Failed(f"cannot {what}: the store is full: {said}", hint="give it more room, or keep fewer backups")
-    if any(word in said for word in _NO_STORE) or error.status == 10:
-        return NotFound(f"cannot {what}: there is no store of backups: {said}")
     if any(word in said.lower() for word in _AWAY):
         return Unreachable(f"cannot {what}: the store does not answer: {said}")
+    if any(word in said for word in _NO_STORE) or error.status == 10:
+        return NotFound(f"cannot {what}: there is no store of backups: {said}")
     if any(word in said.lower() for word in _DENIED):
         hint = "is the key of the store right, and may it write there?"
         return Failed(f"cannot {what}: the store does not let us: {said}", hint=hint)
