@@ -52,7 +52,6 @@ _DAMAGED = (
 )
 _DENIED = ("permission denied", "access denied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch")
 _AWAY = (
-    "host key verification failed",
     "connection refused",
     "no such host",
     "i/o timeout",
@@ -286,11 +285,17 @@ def _explain(what: str, error: CommandFailed) -> NebhError:
     if error.status is None:
         return Unreachable(f"cannot {what}: the store does not answer in time")
     if _WRONG_PASSWORD in said or error.status == 12:
-        return BadInput(f"cannot {what}: the store has another password", hint="password_file names the wrong file")
+        return BadInput(
+            f"cannot {what}: the store has another password",
+            hint="the secret that `backup.password` names is not the one it was made with",
+        )
     if _LOCKED in said or error.status == 11:
         return Conflict(f"cannot {what}: the store is locked: {said}")
     if any(word in said.lower() for word in _FULL):
         return Failed(f"cannot {what}: the store is full: {said}", hint="give it more room, or keep fewer backups")
+    if "host key verification failed" in said.lower():
+        hint = "`host_key` has to be that of the server; if it has a new one, find out why"
+        return Failed(f"cannot {what}: the server shows another host key than the one that was declared", hint=hint)
     if any(word in said.lower() for word in _AWAY):
         return Unreachable(f"cannot {what}: the store does not answer: {said}")
     if any(word in said for word in _NO_STORE) or error.status == 10:
