@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +14,8 @@ from nebh.executor.effects import fault_points
 from nebh.model.backup import BackupRow, BackupRule, BackupWish
 from nebh.model.kept import SnapshotKind
 from nebh.model.service import Update
-from nebh.model.statement import Action, Order, Outcome
+from nebh.model.statement import Action, Outcome
 from nebh.model.volume import DataRules, VolumeBound, VolumeClass, VolumeMount
-from nebh.signing.statements import sign_statement
 from nebh.testing.journal_view import open_journal
 from nebh.testing.node_secrets import seal_token
 
@@ -30,7 +27,7 @@ pytestmark = [
     ),
 ]
 POINTS = tuple(one for one in fault_points() if one.startswith("backup."))
-DAILY = ("backup.rest.after", "backup.send.before", "backup.fetch.after")
+DAILY = ("backup.rest.after", "backup.fetch.after")
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 
 
@@ -51,29 +48,18 @@ def backed(node):
             volumes=(VolumeMount(name="data", path="/www"),),
             data=DataRules(reads=(1,), writes=1),
             update=Update(bake=100, checks=(), drain=200),
-            argv=("/bin/busybox", "sh", "-c", "echo v1 > /www/index.html; exec /bin/busybox httpd -f -p 8080 -h /www"),
+            argv=(
+                "/bin/busybox",
+                "sh",
+                "-c",
+                f"echo v{node.counter + 1} > /www/index.html; exec /bin/busybox httpd -f -p 8080 -h /www",
+            ),
             policy_min_version=node.policy_version,
         )
         nonce = node.assign(counter)
         node.settle()
         assert last(node, nonce) is Outcome.COMMITTED, node.tail()
     return node
-
-
-def order(node, action: Action, wish: BackupWish | None = None) -> str:
-    now, nonce = int(time.time()), secrets.token_hex(16)
-    made = Order(
-        cluster_id=node.cluster_id,
-        nodes=(node.node_id,),
-        service="web",
-        action=action,
-        nonce=nonce,
-        signed_at=now,
-        not_after=now + 600,
-        backup=wish,
-    )
-    node.submit("order", sign_statement("order", made, node.operator))
-    return nonce
 
 
 def last(node, nonce: str) -> Outcome | None:
@@ -100,7 +86,7 @@ def check_whole(node) -> None:
     there = {path.name for path in (node.layout.volumes / "volumes" / "web.data.0" / "kept").iterdir()}
     assert there == {one.name for one in kept}
     assert list((node.layout.volumes / "volumes" / ".making").iterdir()) == []
-    assert node.page() == "v1", "the writer goes on"
+    assert node.page() == f"v{node.counter}", "the writer goes on"
     for path in Path("/proc").glob("[0-9]*"):
         try:
             mine = str(node.folder).encode() in (path / "environ").read_bytes()
@@ -116,7 +102,7 @@ def test_killed_and_gone_on(backed, point):
     node = backed
     if point.startswith("backup.fetch"):
         if not rows(node):
-            finish(node, order(node, Action.BACKUP), Outcome.DONE)
+            finish(node, node.order(Action.BACKUP), Outcome.DONE)
         run = rows(node)[-1].run
         wish, action, end = (
             BackupWish(rows=tuple(one for one in rows(node) if one.run == run)),
@@ -129,7 +115,7 @@ def test_killed_and_gone_on(backed, point):
     node.end_executor()
     node.start(fault=point)
     node.settle()
-    nonce = order(node, action, wish)
+    nonce = node.order(action, backup=wish)
     assert node.wait_executor(patience=120) == -signal.SIGKILL, node.tail()
     node.start()
     finish(node, nonce, end)

@@ -77,6 +77,7 @@ def test_a_backup_is_made_listed_verified_and_restored(cloud, deployed, store, e
     assert table(cloud) == with_third
 
 
+@pytest.mark.long
 def test_an_archive_that_was_exchanged_is_refused_and_a_damaged_store_is_said(cloud, deployed, store, eventually):
     cloud.nebh("backup", "run", "rows")
     old, new = eventually(lambda: len(found := listed(cloud)) == 2 and found)
@@ -107,11 +108,13 @@ def test_an_archive_that_was_exchanged_is_refused_and_a_damaged_store_is_said(cl
     cloud.nebh("backup", "verify", "rows")
 
 
+@pytest.mark.long
 def test_a_node_that_lost_its_journal_reads_the_store(cloud, deployed):
     found = listed(cloud, "--in-store")
+    assert found
     assert {one["listed"] for one in found} == {False}, "what was written down is not replaced by what a store says"
-    assert (
-        said(cloud.nebh("backup", "list", "rows", "--in-store", "--from", "nobody", accept=ANY)).count("no store") == 1
+    assert "there is no store of backups" in said(
+        cloud.nebh("backup", "list", "rows", "--in-store", "--from", "nobody", accept=ANY)
     )
 
 

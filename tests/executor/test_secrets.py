@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from nebh.executor.secrets import open_secrets
+from nebh.executor.secrets import open_for_node, open_secrets
 from nebh.host.files import write_atomic
-from nebh.model.errors import Unreachable
+from nebh.model.backup import BackupRule
+from nebh.model.errors import Refused, Unreachable
 from nebh.model.secret import Box, SealedFor, SecretList, SecretUse, rotation_nonce
 from nebh.model.statement import Outcome
+from nebh.model.volume import VolumeBound, VolumeClass
 from nebh.signing.node_keys import ensure_node_keys
 from nebh.signing.seal import box_of, public_of, seal
 from nebh.wire import codec
@@ -269,3 +271,24 @@ def test_instances_that_are_gone_are_forgotten(running: Sealed) -> None:
     running.bench.executor.secrets.follow()
     (row,) = running.bench.serving()
     assert set(running.bench.accepted.secrets.given()) == {row.id}
+
+
+def test_what_the_node_alone_opens_reaches_no_container(new_bench: Callable[..., Any]) -> None:
+    rule = BackupRule(to="/srv/backups", password="pw", every=300 * 86_400_000)
+    volumes = (VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20),)
+    sealed = Sealed(new_bench(secrets=("db", "pw"), backup=rule, volumes=volumes))
+    bench = sealed.bench
+    sealed.put("db", b"first", 1)
+    rule_, detail = refusal(sealed, 1)
+    assert (rule_, "web/pw" in detail) == ("N11", True), "a deploy without it is refused at once"
+    sealed.put("pw", b"of the store", 1)
+    bench.deploy(2, secrets=(DB,))
+    assert sealed.files() == {"0/db": b"first"}
+    bench.agent.bytes.clear()
+    assert open_for_node(bench.context, "web", ("pw",)) == {"pw": b"of the store"}, "nobody has to be asked again"
+    newer = sealed.rotate("pw", b"another", 2)
+    assert sealed.outcomes(newer) == [Outcome.ROTATED]
+    assert sealed.signals() == 0
+    assert open_for_node(bench.context, "web", ("pw",)) == {"pw": b"another"}
+    with pytest.raises(Refused, match="cannot open the secret web/none"):
+        open_for_node(bench.context, "web", ("none",))

@@ -49,6 +49,22 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--percent", type=int, default=100, metavar="N", help="of the contents that are read (0 to 100; default 100)"
     )
+    restore = _restore(backups, common)
+    for parser in (run, verify):
+        parser.add_argument("service", metavar="SERVICE")
+    for parser in (run, verify, restore, listing):
+        parser.add_argument(
+            "--timeout", type=float, default=0.0, metavar="SECONDS", help="how long to wait for receipts"
+        )
+    for parser in (listing, restore):
+        parser.add_argument(
+            "--from", dest="source", default="", metavar="NODE", help="made by this node, which may be gone"
+        )
+    for parser in (run, verify, listing, restore):
+        parser.add_argument("--node", default="", metavar="NODE", help="this node alone")
+
+
+def _restore(backups: Any, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     restore = add_command(
         backups,
         common,
@@ -63,15 +79,4 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     restore.add_argument("backup", nargs="?", default="", metavar="BACKUP", help="its name or id; left out: the newest")
     restore.add_argument("--to", type=int, default=0, metavar="RELEASE", help="run this release on it")
     restore.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    for parser in (run, verify):
-        parser.add_argument("service", metavar="SERVICE")
-    for parser in (run, verify, restore, listing):
-        parser.add_argument(
-            "--timeout", type=float, default=0.0, metavar="SECONDS", help="how long to wait for receipts"
-        )
-    for parser in (listing, restore):
-        parser.add_argument(
-            "--from", dest="source", default="", metavar="NODE", help="made by this node, which may be gone"
-        )
-    for parser in (run, verify, listing, restore):
-        parser.add_argument("--node", default="", metavar="NODE", help="this node alone")
+    return restore

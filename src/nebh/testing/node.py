@@ -24,6 +24,7 @@ from nebh.client.frame_channel import connect_frames
 from nebh.drivers.ingress.runtime import Runtime
 from nebh.host.run import Command, run, start
 from nebh.images.manifest import encode_manifest, refer_to
+from nebh.model.backup import BackupWish
 from nebh.model.errors import NebhError
 from nebh.model.image import EntryType, ImageRef, TreeEntry, TreeManifest
 from nebh.model.local import LocalConfig
@@ -373,7 +374,7 @@ class Node(Cloud):
         self.submit("assignment", sign_statement("assignment", wish, self.controller))
         return nonce
 
-    def order(self, action: Action) -> str:
+    def order(self, action: Action, *, backup: BackupWish | None = None) -> str:
         """Send an operator's order; return its nonce."""
         now, nonce = int(time.time()), secrets.token_hex(16)
         wish = Order(
@@ -384,6 +385,7 @@ class Node(Cloud):
             nonce=nonce,
             signed_at=now,
             not_after=now + 600,
+            backup=backup,
         )
         self.submit("order", sign_statement("order", wish, self.operator))
         return nonce

@@ -40,6 +40,7 @@ _READS = ("--no-lock",)
 """Readers leave no lock: one that is killed must not hold a writer up."""
 _FIRST_ANSWER = 120.0
 """Seconds in which a store has to answer at all: restic itself would try for a quarter of an hour."""
+_UNREADABLE = b"could not load snapshot"
 _LOCKED = "already locked"
 _FULL = ("no space left on device", "disk quota exceeded", "xminiostoragefull", "quotaexceeded", "insufficient storage")
 _DAMAGED = (
@@ -50,7 +51,14 @@ _DAMAGED = (
     "unexpected eof",
 )
 _DENIED = ("permission denied", "access denied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch")
-_AWAY = ("connection refused", "no such host", "i/o timeout", "no route to host", "connection reset", "network is")
+_AWAY = (
+    "connection refused",
+    "no such host",
+    "i/o timeout",
+    "no route to host",
+    "connection reset",
+    "network is",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,7 @@ class ResticBackups:
             raise BadInput("cannot back up: " + "; ".join(problems))
         self._store = store
         self._start = start
+        self._unreadable = ""
 
     def init(self) -> None:
         """As promised by the contract."""
@@ -140,6 +149,9 @@ class ResticBackups:
 
     def _read(self) -> tuple[tuple[Backup, dict[str, Any]], ...]:
         said = self._restic("list backups", "snapshots", "--json", "--tag", _TAG, *_READS)
+        if _UNREADABLE in said.stderr and self._forget_cache():
+            said = self._restic("list backups", "snapshots", "--json", "--tag", _TAG, *_READS)
+        self._unreadable = said.stderr.decode(errors="replace") if _UNREADABLE in said.stderr else ""
         try:
             found = [(_parse_snapshot(one), one) for one in json.loads(said.stdout) or ()]
         except (ValueError, KeyError, TypeError) as error:
@@ -154,6 +166,8 @@ class ResticBackups:
             raise BadInput(f"cannot restore a backup into {into}: it is there already")
         what = f"restore volume {wanted.volume} from backup {wanted.id[:12]}"
         found = next((one for one in self.list() if one.id == wanted.id), None)
+        if found is None and wanted.id[:8] in self._unreadable:
+            raise Broken(f"cannot {what}: its record in the store was exchanged or damaged: {self._unreadable.strip()}")
         if found is None:
             raise NotFound(f"cannot {what}: the store does not have it (any more)")
         if (found.volume, found.snapshot, found.digest) != (wanted.volume, wanted.snapshot, wanted.digest):
@@ -271,15 +285,21 @@ def _explain(what: str, error: CommandFailed) -> NebhError:
     if error.status is None:
         return Unreachable(f"cannot {what}: the store does not answer in time")
     if _WRONG_PASSWORD in said or error.status == 12:
-        return BadInput(f"cannot {what}: the store has another password", hint="password_file names the wrong file")
+        return BadInput(
+            f"cannot {what}: the store has another password",
+            hint="the secret that `backup.password` names is not the one it was made with",
+        )
     if _LOCKED in said or error.status == 11:
         return Conflict(f"cannot {what}: the store is locked: {said}")
     if any(word in said.lower() for word in _FULL):
         return Failed(f"cannot {what}: the store is full: {said}", hint="give it more room, or keep fewer backups")
-    if any(word in said for word in _NO_STORE) or error.status == 10:
-        return NotFound(f"cannot {what}: there is no store of backups: {said}")
+    if "host key verification failed" in said.lower():
+        hint = "`host_key` has to be that of the server; if it has a new one, find out why"
+        return Failed(f"cannot {what}: the server shows another host key than the one that was declared", hint=hint)
     if any(word in said.lower() for word in _AWAY):
         return Unreachable(f"cannot {what}: the store does not answer: {said}")
+    if any(word in said for word in _NO_STORE) or error.status == 10:
+        return NotFound(f"cannot {what}: there is no store of backups: {said}")
     if any(word in said.lower() for word in _DENIED):
         hint = "is the key of the store right, and may it write there?"
         return Failed(f"cannot {what}: the store does not let us: {said}", hint=hint)
