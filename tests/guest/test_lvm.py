@@ -1,5 +1,5 @@
 """Thin volumes of LVM pass the contract of volumes, by the commands of docs/data-lvm.md, with Debian's own kernel; and so
-do plain copies on an ext4 with project quotas, which not every kernel has."""
+do copies on an ext4 and reflinks on an XFS with project quotas, which not every kernel has."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def run_contract(guest: Guest, which: str, *, more: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    ("which", "more"), [("lvm_thin", "LVM_THIN_POOL=tank/thin"), ("copying_with_quotas", "")], ids=["lvm", "ext4"]
+    ("which", "more"),
+    [("lvm_thin", "LVM_THIN_POOL=tank/thin"), ("copying_with_quotas", ""), ("reflink_with_quotas", "")],
+    ids=["lvm", "ext4", "xfs"],
 )
 def test_passes_the_contract(guest: Guest, which: str, more: str) -> None:
     if which == "lvm_thin":

@@ -28,6 +28,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "image": ("image",),
     "volume": ("volume",),
     "config": ("config",),
+    "demo": ("demo",),
 }
 """The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""
 
