@@ -28,7 +28,7 @@ RUNNER = (
     "iniconfig",
     "packaging",
     "pygments",
-    "hypothesis",
+    *("hypothesis", "_hypothesis_globals", "_hypothesis_ftz_detector", "_hypothesis_pytestplugin"),
     "sortedcontainers",
     "attr",
 )

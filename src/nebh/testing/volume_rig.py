@@ -42,7 +42,8 @@ def driver_for(kind: str, folder: Path) -> VolumeDriver:
     if kind == "copy":
         return copy_volumes(folder / "volumes")
     if kind == "reflink":
-        return reflink_volumes(folder / "btrfs" / "volumes")
+        place = folder / "xfs" if (folder / "xfs").exists() else folder / "btrfs"
+        return reflink_volumes(place / "volumes")
     size = (folder / "pool.btrfs").stat().st_size if (folder / "pool.btrfs").exists() else 256 << 20
     plan = PoolPlan(mount=folder / "pool", file=folder / "pool.btrfs", size=size, most=size, spare=0)
     return btrfs_volumes(folder / "pool" / "volumes", pool=BtrfsPool(plan))
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
         driver.delete_snapshot(words[0], words[1])
     elif verb == "clone":
         driver.clone(words[0], snapshot=words[1], to=VolumePlan(name=words[2]))
-    else:
+    elif verb != "open":
         raise SystemExit(f"no such verb: {verb}")
     print("done", flush=True)
 
