@@ -210,7 +210,9 @@ def _docker(
     (tree / "bin").mkdir(parents=True)
     shutil.copy(tool, tree / "bin" / "cp")
     docker.add_image("copier", tree)
-    record.facts["docker"] = f"{docker.version()} run --rm --network none -v from:/a:ro -v into:/b copier cp -a /a/. /b/"
+    record.facts["docker"] = (
+        f"{docker.version()} run --rm --network none -v from:/a:ro -v into:/b copier cp -a /a/. /b/"
+    )
 
     def copy(source: Path, target: Path) -> None:
         target.mkdir()
