@@ -17,7 +17,7 @@ import pytest
 
 from nebh.testing.guest import QEMU, Guest, choose_acceleration, find_image
 
-pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(7200)]
 
 HOUSE = Path(__file__).parents[2]
 RUNNER = (
@@ -82,7 +82,7 @@ def run_contract(guest: Guest, which: str, *, more: str = "") -> str:
         f"cd /root/nebh && {more} PYTHONPATH=src:/root/runner PYTHONDONTWRITEBYTECODE=1 /opt/nebh/venv/bin/python"
         f" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib tests/contracts/test_volumes.py -k {which} 2>&1"
     )
-    done = guest.sh(line, accept=(0, 1, 2, 4, 5), timeout=1200.0)
+    done = guest.sh(line, accept=(0, 1, 2, 4, 5), timeout=3000.0)
     sys.stderr.write(done.text[-3000:])
     return done.text
 

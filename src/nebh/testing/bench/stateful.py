@@ -139,7 +139,9 @@ def _figures(record: Record, mib: int) -> None:
     for prefix, what in (("", "update"), ("back_", "way back, data restored")):
         verb = "snapshot" if not prefix else "snapshot of now, and restore"
         figure(f"{prefix}stop", f"{what}, volume of {mib} MiB: longest time between two good answers", f"{prefix}stop")
-        figure(f"{prefix}preparing", f"{what}, of the receipt: PREPARING (the old release serves)", f"{prefix}preparing")
+        figure(
+            f"{prefix}preparing", f"{what}, of the receipt: PREPARING (the old release serves)", f"{prefix}preparing"
+        )
         figure(f"{prefix}starting", f"{what}, of the receipt: STARTING", f"{prefix}starting")
         for part, said in (
             ("stopping", "stopping the old side"),
