@@ -28,7 +28,7 @@ def copying(folder, stack):
 
 
 def copying_with_quotas(folder, stack):
-    place = mount_file_system("ext4", folder, stack)
+    place = mount_file_system("ext4", folder, stack, quotas=True)
     return lambda: copy_volumes(place / "volumes")
 
 
@@ -49,6 +49,11 @@ def reflink_on_btrfs(folder, stack):
 
 def reflink_on_xfs(folder, stack):
     place = mount_file_system("xfs", folder, stack)
+    return lambda: reflink_volumes(place / "volumes")
+
+
+def reflink_with_quotas(folder, stack):
+    place = mount_file_system("xfs", folder, stack, quotas=True)
     return lambda: reflink_volumes(place / "volumes")
 
 
@@ -87,7 +92,10 @@ def lvm_thin(folder, stack):
     return lambda: CommandVolumes(replace(commands_for(folder, *program, path="/srv/nebh/{volume}/data"), quotas=True))
 
 
-NEED_ROOT = (lvm_thin, copying_with_quotas, pool, somebody_elses_btrfs, reflink_on_btrfs, reflink_on_xfs)
+NEED_ROOT = (
+    *(lvm_thin, copying_with_quotas, reflink_with_quotas),
+    *(pool, somebody_elses_btrfs, reflink_on_btrfs, reflink_on_xfs),
+)
 ALL = [fake, copying, declared_commands, *(pytest.param(one, marks=pytest.mark.root) for one in NEED_ROOT)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nebh.model.errors import Failed, NotFound
 from nebh.model.kept import SnapshotKind
-from nebh.model.service import Check, CheckKind, Update
+from nebh.model.service import Check, CheckKind, Stop, Update
 from nebh.model.statement import Action, Order, Outcome, Phase
 from nebh.model.transaction import State
 from nebh.model.volume import (
@@ -342,7 +342,7 @@ def test_migrations_run_when_the_release_is_new_or_the_data_is_older(bench):
 @pytest.mark.parametrize("unavailable", [Unavailable.STOP, Unavailable.FREEZE])
 def test_a_service_waits_for_its_storage_and_comes_back(new_bench, unavailable):
     bench = new_bench(volumes=(replace(DATA, unavailable=unavailable), replace(SHARED, unavailable=unavailable)))
-    deploy(bench, 1)
+    deploy(bench, 1, stop=Stop(signal="TERM", grace=10_000))
     (one,) = bench.serving()
     bench.context.look_at_storage = lambda: "it is away"
     bench.volumes.fail_next("check", Failed("away"))
@@ -350,6 +350,9 @@ def test_a_service_waits_for_its_storage_and_comes_back(new_bench, unavailable):
     if unavailable is Unavailable.FREEZE:
         assert one.id in bench.containers.frozen
     else:
+        assert bench.containers.calls[-1] == ("signal", one.id)
+        assert one.id in running(bench), "it is asked first; this one does not listen"
+        bench.executor.supervisor._storage._end_slow(bench.context.clock.monotonic() + 11)
         bench.until(lambda: one.id not in running(bench))
     bench.executor.supervisor.revive(one)
     assert (one.id in running(bench)) is (unavailable is Unavailable.FREEZE), "it is not started while its data is away"
@@ -359,6 +362,21 @@ def test_a_service_waits_for_its_storage_and_comes_back(new_bench, unavailable):
     bench.executor.supervisor._keep_storage()
     bench.until(lambda: one.id in running(bench) and one.id not in bench.containers.frozen)
     assert "storage.back" in "\n".join(bench.events())
+
+
+def test_a_storage_that_fills_is_told_once_and_its_services_run_on(bench):
+    deploy(bench, 1)
+    (one,) = bench.serving()
+    told = lambda: "\n".join(bench.events()).count("storage.filling")  # noqa: E731
+    bench.context.storage_warning = lambda: ("the storage of volumes is nearly full", "make room")
+    for _ in range(3):
+        bench.executor.supervisor._keep_storage()
+    assert (told(), one.id in running(bench)) == (1, True)
+    bench.context.storage_warning = lambda: ("", "")
+    bench.executor.supervisor._keep_storage()
+    bench.context.storage_warning = lambda: ("it fills again", "make room")
+    bench.executor.supervisor._keep_storage()
+    assert told() == 2
 
 
 def test_a_cache_does_not_make_a_service_stop(new_bench):

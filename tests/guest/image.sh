@@ -14,7 +14,7 @@ suite=bookworm
 
 commas() { tr -s ' \n' ',' | sed -e 's/^,//' -e 's/,$//'; }
 
-system=systemd-sysv,udev,kmod,linux-image-cloud-amd64,initramfs-tools,zstd,openssh-server,apparmor,lvm2,thin-provisioning-tools
+system=systemd-sysv,udev,kmod,linux-image-cloud-amd64,initramfs-tools,zstd,openssh-server,apparmor,lvm2,thin-provisioning-tools,xfsprogs
 readme=make,git,curl,jq,busybox-static
 runtime=$("$house/packaging/packages.sh" --names base runtime | commas)
 

@@ -29,6 +29,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "volume": ("volume",),
     "backup": ("backup",),
     "config": ("config",),
+    "demo": ("demo",),
 }
 """The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""
 

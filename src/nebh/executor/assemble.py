@@ -108,6 +108,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
         apparmor=ensure_profile(layout.run),
         storage=storage.ensure,
         look_at_storage=storage.look,
+        storage_warning=storage.warning,
     )
     context.agent.mirrors = lambda: _signed_mirrors(context)
     executor = Executor(context)

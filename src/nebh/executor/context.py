@@ -52,8 +52,9 @@ class Drivers:
 class Context:
     """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
     holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
-    ready, or raises; look_at_storage: why it cannot be used, "" = it can. errands: set when there is something to do with
-    backups; stores_lock: one at a time works with a store of them."""
+    ready, or raises; look_at_storage: why it cannot be used, "" = it can; storage_warning: (what should be done something
+    about, what helps), as of the last look. errands: set when there is something to do with backups; stores_lock: one at
+    a time works with a store of them."""
 
     layout: Layout
     config: LocalConfig
@@ -67,6 +68,7 @@ class Context:
     apparmor: str = ""
     storage: Callable[[], None] = lambda: None
     look_at_storage: Callable[[], str] = lambda: ""
+    storage_warning: Callable[[], tuple[str, str]] = lambda: ("", "")
     accepted: Accepted = field(init=False)
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 from pathlib import Path
 
@@ -22,6 +24,8 @@ class StorageWatch:
         self._context = context
         self._lock = threading.Lock()
         self._why = ""
+        self._warned = False
+        self._ending: dict[str, float] = {}
 
     @property
     def is_gone(self) -> bool:
@@ -32,12 +36,21 @@ class StorageWatch:
         """Do what is to be done now; return the instances that are to be started again."""
         with self._lock:
             if self._why:
+                self._end_slow(self._context.clock.monotonic())
                 return self._try_again()
             why = self._context.look_at_storage()
             if why:
                 self._why = why
                 self._halt(why)
+            else:
+                self._warn(*self._context.storage_warning())
             return ()
+
+    def _warn(self, what: str, hint: str) -> None:
+        """Say once what should be done something about, until it is over."""
+        if what and not self._warned:
+            self._context.tell("storage.filling", what, severity=Severity.ALARM, hint=hint)
+        self._warned = bool(what)
 
     def _halt(self, why: str) -> None:
         rows = self._with_data()
@@ -54,7 +67,19 @@ class StorageWatch:
                 if freezes:
                     self._context.drivers.containers.freeze(row.id)
                 else:
-                    self._context.drivers.containers.signal(row.id, "KILL")
+                    self._ask_to_end(row)
+
+    def _ask_to_end(self, row: InstanceRow) -> None:
+        """As a stop does; who does not end in its time is ended at a later look, which is as long for everybody."""
+        stop = release_of(self._context, row).stop
+        self._ending[row.id] = self._context.clock.monotonic() + stop.grace / 1000
+        self._context.drivers.containers.signal(row.id, stop.signal)
+
+    def _end_slow(self, now: float) -> None:
+        for name in [name for name, end in self._ending.items() if end <= now]:
+            del self._ending[name]
+            with contextlib.suppress(NebhError):  # it has ended in its time
+                self._context.drivers.containers.signal(name, "KILL")
 
     def _try_again(self) -> tuple[InstanceRow, ...]:
         try:
@@ -63,6 +88,7 @@ class StorageWatch:
         except (NebhError, OSError):
             return ()
         self._why = ""
+        self._end_slow(math.inf)  # it may be on its way out, and is started anew
         rows = self._with_data()
         for row in rows:
             if self._freezes(row):

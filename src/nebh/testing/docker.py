@@ -60,6 +60,11 @@ class Docker:
         self._env = {"PATH": _programs(fetch=fetch), "HOME": str(folder), "DOCKER_HOST": f"unix://{folder}/d.sock"}
         self.daemon: Started | None = None
 
+    @property
+    def space(self) -> str:
+        """The name of the daemon's network namespace."""
+        return self._name
+
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
         if not self._online:

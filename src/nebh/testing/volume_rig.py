@@ -43,7 +43,8 @@ def driver_for(kind: str, folder: Path) -> VolumeDriver:
     if kind == "copy":
         return copy_volumes(folder / "volumes")
     if kind == "reflink":
-        return reflink_volumes(folder / "btrfs" / "volumes")
+        place = folder / "xfs" if (folder / "xfs").exists() else folder / "btrfs"
+        return reflink_volumes(place / "volumes")
     size = (folder / "pool.btrfs").stat().st_size if (folder / "pool.btrfs").exists() else 256 << 20
     plan = PoolPlan(mount=folder / "pool", file=folder / "pool.btrfs", size=size, most=size, spare=0)
     return btrfs_volumes(folder / "pool" / "volumes", pool=BtrfsPool(plan))
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> None:
     elif verb == "receive":
         source = driver.snapshot_path(words[0], words[2])
         driver.receive(words[0], words[1], lambda place: copy_tree(source, place, clone=False))
-    else:
+    elif verb != "open":
         raise SystemExit(f"no such verb: {verb}")
     print("done", flush=True)
 

@@ -32,6 +32,7 @@ NAMES = (
     "building",
     "config",
     "volumes",
+    "stateful",
 )
 
 

@@ -22,6 +22,7 @@ ORDER = (
     "building",
     "config",
     "volumes",
+    "stateful",
 )
 _HEAD = """# Speed and memory
 

@@ -77,3 +77,13 @@ def total_calls(path: Path) -> int:
     """Return the number of calls in a summary of `strace -c`."""
     last = next(line for line in reversed(path.read_text().splitlines()) if line.endswith("total"))
     return int(last.split()[3] if len(last.split()) > 4 else last.split()[2])
+
+
+def calls_by_name(text: str) -> dict[str, int]:
+    """Return how often each call was made, from a summary of `strace -c`."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) in (5, 6) and words[0].replace(".", "").isdigit() and words[-1] != "total":
+            found[words[-1]] = int(words[3])
+    return found

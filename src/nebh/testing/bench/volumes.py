@@ -1,62 +1,86 @@
-"""Snapshot and restore of a volume, by every driver, next to `cp -a` and the btrfs command line."""
+"""Snapshot and restore of a volume, by every driver, next to what a person would use instead."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nebh.drivers.volumes.base import VolumeDriver
-from nebh.drivers.volumes.btrfs import btrfs_volumes
-from nebh.drivers.volumes.copy import copy_volumes, reflink_volumes
-from nebh.host.run import Command, run
-from nebh.model.errors import NotFound
-from nebh.model.stored import Ability, VolumePlan
+from nebh.host.run import Command, CommandFailed, run
+from nebh.testing.bench import machine
 from nebh.testing.bench.record import Record
 from nebh.testing.bench.stage import Rounds, Settings
-from nebh.testing.disks.disk import Disk, make_image
-from nebh.testing.disks.pools import make_pool, mount_file_system
+from nebh.testing.bench.status import calls_by_name
+from nebh.testing.bench.volume_peers import COPIES, MIB, STORAGES, Contender, contenders
 from nebh.testing.volume_rig import start_verb
 
 NAME = "volumes"
 TITLE = "Volumes: snapshot and restore"
-MIB = 1 << 20
-VOLUME = "db.data.0"
+SPARE = 8 << 10
+"""MiB of the disk that are left alone."""
+LARGE = 20
+"""The large volume is that many times the usual one."""
+LARGE_SECONDS = 90.0
 _SMALL_FILES, _SMALL = 2000, 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """snapshot and restore, of round n; drop: what both left. place: the volume's folder now; live: the writer may go
-    on. device: block device whose writes count."""
-
-    name: str
-    snapshot: Callable[[int], None]
-    restore: Callable[[int], None]
-    drop: Callable[[int], None]
-    place: Callable[[], Path]
-    live: bool
-    device: Callable[[], str]
+_VERBS = ("snapshot", "restore", "stall")
+_PEERS = (
+    ("btrfs", "btrfs command"),
+    ("reflink", "cp --reflink"),
+    ("copy", "cp -a"),
+    ("copy", "docker volume copy"),
+    ("btrfs", "cp -a"),
+    ("reflink", "cp -a"),
+)
+_SYNCS = ("fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "msync")
 
 
 def measure(settings: Settings, record: Record) -> None:
-    """Fill a volume in each storage, then take turns."""
-    mib = settings.volume_mib or (48 if settings.quick else 1024)
+    """The usual size with all storages taking turns; the large one storage by storage, as large as the disk allows."""
+    small = settings.volume_mib or (48 if settings.quick else 1024)
+    _measure_size(settings, record, STORAGES, mib=small, size="small", usual=12)
+    large = small * (2 if settings.quick else LARGE)
+    brief = replace(settings, seconds=min(settings.seconds, LARGE_SECONDS))
+    for storage in STORAGES:
+        mib = min(large, fitting(settings.folder, storage))
+        if mib < large:
+            record.notes.append(f"The large volume of {storage} is {mib} MiB: the disk has no room for {large}.")
+        _measure_size(brief, record, (storage,), mib=mib, size="large", usual=5)
+    _add_figures(record)
+
+
+def fitting(folder: Path, storage: str) -> int:
+    """Return how many MiB a volume may have so that all copies of it fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free // MIB - SPARE
+    return max(1, free * 20 // 21 // (COPIES if storage == "copy" else 1))
+
+
+def _measure_size(
+    settings: Settings, record: Record, storages: Sequence[str], *, mib: int, size: str, usual: int
+) -> None:
+    """Fill a volume in each storage, then take turns; nothing of it stays on the disk."""
+    home = settings.folder / f"{size}-{storages[0]}"
     with contextlib.ExitStack() as stack:
-        found = list(_contenders(settings.folder, mib, record, stack))
-        for one in found:
-            fill(one.place(), mib)
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        found: list[Contender] = []
+        for storage in storages:
+            made = contenders(
+                storage, home / storage, mib=mib, record=record, stack=stack, fill=lambda place: fill(place, mib)
+            )
+            found.extend(made)
         os.sync()
-        for number in Rounds(settings, usual=12, quick=2):
+        for number in Rounds(settings, usual=usual, quick=2):
+            row: dict[str, object] = {}
             for one in found if number % 2 else reversed(found):
-                record.add("verbs", **_measure_one(one, number, mib))
-    record.skipped["docker volume copy"] = "there is no docker here; what it does is a `cp -a` in a container"
-    _add_figures(record, [one.name for one in found], mib)
+                row |= _measure_one(one, number)
+            record.add("verbs", size=size, mib=mib, round=number, pressure=machine.pressure(), **row)
+        if size == "small":
+            _count(record, found)
 
 
 def fill(place: Path, mib: int) -> None:
@@ -66,126 +90,12 @@ def fill(place: Path, mib: int) -> None:
     small.mkdir()
     for number in range(_SMALL_FILES):
         (small / f"{number}").write_bytes(chance.randbytes(_SMALL))
-    rest = max(1, mib - _SMALL_FILES * _SMALL // MIB)
+    block = chance.randbytes(MIB)
+    rest = max(4, mib - _SMALL_FILES * _SMALL // MIB)
     for number in range(4):
         with (place / f"large{number}").open("wb") as file:
             for _ in range(rest // 4):
-                file.write(chance.randbytes(MIB))
-
-
-def _contenders(folder: Path, mib: int, record: Record, stack: contextlib.ExitStack) -> Iterator[Contender]:
-    size = (4 * mib + 256) * MIB
-    for name, make in (("btrfs", _btrfs), ("reflink", _reflink), ("copy", _copy)):
-        home = folder / name
-        home.mkdir()
-        try:
-            driver, device = make(home, size, stack)
-        except NotFound as error:
-            record.skipped[name] = str(error)
-            continue
-        driver.open()
-        driver.make(VolumePlan(name=VOLUME))
-        yield _driven(name, driver, device)
-        if name == "btrfs":
-            yield _command_line(home / "pool" / "plain", device)
-        if name == "copy":
-            yield _plain_copy(home / "ext4" / "plain", device)
-
-
-def _driven(name: str, driver: VolumeDriver, device: Callable[[], str]) -> Contender:
-    def drop(number: int) -> None:
-        driver.delete_snapshot(VOLUME, f"s{number}")
-        driver.delete_snapshot(VOLUME, f"u{number}")
-
-    return Contender(
-        name=name,
-        snapshot=lambda number: driver.snapshot(VOLUME, f"s{number}"),
-        restore=lambda number: driver.restore(VOLUME, f"s{number}", keep_as=f"u{number}"),
-        drop=drop,
-        place=lambda: driver.path(VOLUME),
-        live=Ability.LIVE in driver.abilities,
-        device=device,
-    )
-
-
-def _btrfs(home: Path, size: int, stack: contextlib.ExitStack) -> tuple[VolumeDriver, Callable[[], str]]:
-    pool = make_pool(home, stack, size=size)
-    return btrfs_volumes(home / "pool" / "volumes", pool=pool), lambda: _device_below(home / "pool")
-
-
-def _reflink(home: Path, size: int, stack: contextlib.ExitStack) -> tuple[VolumeDriver, Callable[[], str]]:
-    try:
-        place = mount_file_system("xfs", home, stack, size=size)
-    except NotFound:
-        place = mount_file_system("btrfs", home, stack, size=size)
-    return reflink_volumes(place / "volumes"), lambda: _device_below(place)
-
-
-def _copy(home: Path, size: int, stack: contextlib.ExitStack) -> tuple[VolumeDriver, Callable[[], str]]:
-    make_image(home / "image", size=size, files=50_000)
-    place, disk = home / "ext4", Disk(home / "image")
-    place.mkdir()
-    disk.mount(place)
-    stack.callback(disk.unmount)
-    return copy_volumes(place / "volumes"), lambda: _device_below(place)
-
-
-def _plain_copy(home: Path, device: Callable[[], str]) -> Contender:
-    """`cp -a` and a sync of that file system; a restore is a copy back to a new place."""
-    live = home / "live"
-    live.mkdir(parents=True)
-
-    def copy(source: Path, target: Path) -> None:
-        run(Command(argv=("cp", "-a", str(source), str(target)), timeout=None))
-        run(Command(argv=("sync", "-f", str(target)), timeout=None))
-
-    return Contender(
-        name="cp -a",
-        snapshot=lambda number: copy(live, home / f"s{number}"),
-        restore=lambda number: copy(home / f"s{number}", home / f"u{number}"),
-        drop=lambda number: _remove(home / f"s{number}", home / f"u{number}"),
-        place=lambda: live,
-        live=False,
-        device=device,
-    )
-
-
-def _command_line(home: Path, device: Callable[[], str]) -> Contender:
-    """`btrfs subvolume snapshot` and a sync; a restore is one and two renames."""
-    home.mkdir()
-    live = home / "live"
-    run(Command(argv=("btrfs", "subvolume", "create", str(live))))
-
-    def snapshot(number: int) -> None:
-        run(Command(argv=("btrfs", "subvolume", "snapshot", "-r", str(live), str(home / f"s{number}")), timeout=None))
-
-    def restore(number: int) -> None:
-        run(Command(argv=("btrfs", "subvolume", "snapshot", str(home / f"s{number}"), str(home / "new")), timeout=None))
-        run(Command(argv=("mv", str(live), str(home / f"u{number}"))))
-        run(Command(argv=("mv", str(home / "new"), str(live))))
-        run(Command(argv=("btrfs", "filesystem", "sync", str(home)), timeout=None))
-
-    def drop(number: int) -> None:
-        run(Command(argv=("btrfs", "subvolume", "delete", str(home / f"s{number}"), str(home / f"u{number}"))))
-
-    return Contender(
-        name="btrfs command",
-        snapshot=snapshot,
-        restore=restore,
-        drop=drop,
-        place=lambda: live,
-        live=True,
-        device=device,
-    )
-
-
-def _remove(*paths: Path) -> None:
-    run(Command(argv=("rm", "-rf", *map(str, paths)), timeout=None))
-
-
-def _device_below(place: Path) -> str:
-    lines = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    return Path(next(words[0] for words in reversed(lines) if words[1] == str(place))).name
+                file.write(block)
 
 
 def _written(device: str) -> int:
@@ -193,7 +103,7 @@ def _written(device: str) -> int:
     return int(Path(f"/sys/class/block/{device}/stat").read_text(encoding="ascii").split()[6]) * 512
 
 
-def _measure_one(one: Contender, number: int, mib: int) -> dict[str, object]:
+def _measure_one(one: Contender, number: int) -> dict[str, object]:
     """One snapshot with a writer, one restore without: as in an update."""
     device = one.device()
     writer = Writer(one)
@@ -201,8 +111,8 @@ def _measure_one(one: Contender, number: int, mib: int) -> dict[str, object]:
         before, begin = _written(device), time.monotonic()
         writer.rest()
         one.snapshot(number)
-        writer.go_on()
         snapshot = (time.monotonic() - begin) * 1000
+        writer.go_on()
     finally:
         stall = writer.close()
     run(Command(argv=("sync", "-f", str(one.place())), timeout=None))
@@ -214,13 +124,11 @@ def _measure_one(one: Contender, number: int, mib: int) -> dict[str, object]:
     restore_bytes = _written(device) - before
     one.drop(number)
     return {
-        "who": one.name,
-        "mib": mib,
-        "snapshot": snapshot,
-        "restore": restore,
-        "stall": stall,
-        "snapshot_mib": snapshot_bytes / MIB,
-        "restore_mib": restore_bytes / MIB,
+        f"{one.slug}_snapshot": snapshot,
+        f"{one.slug}_restore": restore,
+        f"{one.slug}_stall": stall,
+        f"{one.slug}_snapshot_mib": snapshot_bytes / MIB,
+        f"{one.slug}_restore_mib": restore_bytes / MIB,
     }
 
 
@@ -265,19 +173,77 @@ class Writer:
         return self._longest
 
 
-def _add_figures(record: Record, names: list[str], mib: int) -> None:
-    for verb, what in (("snapshot", "snapshot"), ("restore", "restore"), ("stall", "writer's stall in a snapshot")):
+def _count(record: Record, found: Sequence[Contender]) -> None:
+    """Count the calls of each verb, without those that its program makes anyway."""
+    if shutil.which("strace") is None:
+        record.skipped["calls of a snapshot and a restore"] = "strace is not installed"
+        return
+    row: dict[str, object] = {}
+    for one in found:
+        if one.exact is None:
+            continue
+        try:
+            anyway = _calls(one.exact("", 0))
+            for verb in ("snapshot", "restore"):
+                calls = _calls(one.exact(verb, 999))
+                row[f"{one.slug}_{verb}_calls"] = sum(calls.values()) - sum(anyway.values())
+                row[f"{one.slug}_{verb}_syncs"] = sum(calls.get(name, 0) - anyway.get(name, 0) for name in _SYNCS)
+            one.drop(999)
+        except CommandFailed as error:
+            record.skipped[f"calls of {one.name}"] = error.message
+    record.add("exact", **row)
+
+
+def _calls(argv: tuple[str, ...]) -> dict[str, int]:
+    env = {"PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run(Command(argv=("strace", "-f", "-c", "-o", "/dev/stderr", *argv), env=env, timeout=600))
+    return calls_by_name(done.stderr.decode(errors="replace"))
+
+
+def _add_figures(record: Record) -> None:
+    rows = record.tables.get("verbs", [])
+    names = dict.fromkeys(key.removesuffix("_stall") for row in rows for key in row if key.endswith("_stall"))
+    for size in ("small", "large"):
         for name in names:
-            key = f"{verb}_{name.replace(' ', '_').replace('-', '')}"
-            record.figure(key, f"{what} of {mib} MiB, {name}", table="verbs", columns=(verb,), where={"who": name})
-    for verb in ("snapshot", "restore"):
-        for name in names:
-            key = f"{verb}_bytes_{name.replace(' ', '_').replace('-', '')}"
-            what = f"written by a {verb} of {mib} MiB, {name}"
-            record.figure(key, what, unit="MiB", table="verbs", columns=(f"{verb}_mib",), where={"who": name})
+            mine = [row for row in rows if row["size"] == size and f"{name}_stall" in row]
+            if mine:
+                _figures_of(record, name, size=size, mib=int(mine[0]["mib"]))
+        _ratios(record, size)
+    for name in names:
+        for verb in ("snapshot", "restore"):
+            for what, unit in (("calls", "system calls"), ("syncs", "syncs")):
+                key = f"{name}_{verb}_{what}"
+                record.figure(key, f"{unit} of a {verb}, {_said(name)}", unit="", table="exact", columns=(key,))
     record.notes.append(
-        """Each storage is a file system of its own on a loop device; bytes are what that device was given, rows of a writer
-included. The writer fsyncs each row; it is stopped around a snapshot where the storage takes longer than an instant, and its
-stall is from the beginning of the snapshot to its first row afterwards. A restore is durable and keeps what it replaces; `cp -a`
-copies to a new place. Reflink is on XFS where `mkfs.xfs` is installed, else on btrfs."""
+        """Each storage is a file system of its own on a loop device, its volume filled once; peers work on the same data.
+Bytes are what that device was given, rows of a writer included. The writer fsyncs each row; it is stopped around a snapshot
+where the storage takes longer than an instant, and its stall is from the beginning of the snapshot to its first row
+afterwards. A restore is durable and keeps what it replaces; `cp` and Docker copy to a new place, and the file system is
+synced. Reflink is on XFS where `mkfs.xfs` is installed, else on btrfs. Storages took turns in the small size; the large one
+was measured storage by storage, for room. Calls are those of a program that does the verb, without those it makes anyway."""
     )
+
+
+def _figures_of(record: Record, name: str, *, size: str, mib: int) -> None:
+    said, where = _said(name), {"size": size}
+    for verb, what in zip(_VERBS, ("snapshot", "restore", "writer's stall in a snapshot"), strict=True):
+        label = f"{what} of {mib} MiB, {said}"
+        record.figure(f"{verb}_{size}_{name}", label, table="verbs", columns=(f"{name}_{verb}",), where=where)
+    for verb in ("snapshot", "restore"):
+        key, label = f"{verb}_bytes_{size}_{name}", f"written by a {verb} of {mib} MiB, {said}"
+        record.figure(key, label, unit="MiB", table="verbs", columns=(f"{name}_{verb}_mib",), where=where)
+
+
+def _ratios(record: Record, size: str) -> None:
+    for ours, peer in _PEERS:
+        slugs = [Contender.slug_of(one) for one in (ours, peer)]
+        for verb in ("snapshot", "restore"):
+            columns = [f"{slug}_{verb}" for slug in slugs]
+            label = f"{verb}, {ours} / {peer}, the {size} volume"
+            more = {"unit": "x", "statistic": "ratio", "where": {"size": size}}
+            record.figure(f"{verb}_{size}_{slugs[0]}_to_{slugs[1]}", label, table="verbs", columns=columns, **more)
+
+
+def _said(slug: str) -> str:
+    names = {Contender.slug_of(one): one for pair in _PEERS for one in pair}
+    return names.get(slug, slug)

@@ -41,10 +41,11 @@ Row = tuple[int, str]
 class DataSite(Site):
     """See above. acked: (number, release) of every row that a client was told of."""
 
-    def __init__(self, folder: Path, *, storage: str = "pool") -> None:
-        """storage: the driver that keeps the volume, pool or copy."""
+    def __init__(self, folder: Path, *, storage: str = "pool", device: Path | None = None) -> None:
+        """storage: the driver that keeps the volume, pool or copy. device: a block device for the pool."""
         super().__init__(folder)
         self._storage = storage
+        self._device = device
         self.acked: list[Row] = []
         self.value = 1  # version of the secret
         self._writing = threading.Event()
@@ -66,6 +67,8 @@ class DataSite(Site):
     def _choose_storage(self) -> None:
         config = json.loads(self.layout.node_config.read_text())
         config["storage"] = {"driver": self._storage, "size": 256 << 20, "most": 512 << 20}
+        if self._device is not None:
+            config["storage"] = {"driver": self._storage, "device": str(self._device)}
         self.layout.node_config.write_text(json.dumps(config))
         old = self.kill("executor")
         end = time.monotonic() + PATIENCE

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import secrets
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from nebh.model.errors import NebhError
 from nebh.testing.cloud import Cloud
+from nebh.testing.demo.acting import INTERRUPTED, play_act, stop_listening, unwind_on_signals
 from nebh.testing.demo.attack import hostile_controller
 from nebh.testing.demo.keeping import keep, remove_kept
-from nebh.testing.demo.machine import Watch
-from nebh.testing.demo.needs import problems_of
+from nebh.testing.demo.needs import problems_of, say_problems
+from nebh.testing.demo.outputs import add_outputs, print_record, story_for
 from nebh.testing.demo.power import power_cut
 from nebh.testing.demo.record import Act, write_record
 from nebh.testing.demo.stage import Stage
@@ -36,25 +33,24 @@ ACTS: tuple[tuple[str, str, Callable[[Stage], None]], ...] = (
     ("hostile-controller", "somebody else has the controller's disk", hostile_controller),
     ("power-cut", "the power goes, three times", power_cut),
 )
-INTERRUPTED = 130
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     """Play the demo; return the exit status."""
     options = _parser().parse_args()
-    story, build = Story(), options.build.resolve()
-    problems = problems_of((Path("/var/tmp"), build))
-    if problems:
-        sys.stderr.write("cannot run the demo:\n" + "".join(f"  {one}\n" for one in problems))
+    story, build = story_for(options), options.build.resolve()
+    if say_problems(problems_of((Path("/var/tmp"), build))):
         return 1
     build.mkdir(parents=True, exist_ok=True)
-    for number in ENDING:
-        signal.signal(number, _interrupt)
+    unwind_on_signals()
     try:
         if remove_kept(build):
             story.say("the cloud that an earlier demo left running is gone")
-        return 0 if options.remove else _play(story, build, specs=options.specs, only=options.acts)
+        if options.remove:
+            return 0
+        status = _play(story, build, specs=options.specs, only=options.acts)
+        print_record(options, build)
+        return status
     except KeyboardInterrupt:
         story.clear()
         sys.stderr.write("interrupted; the cloud is gone\n")
@@ -65,19 +61,11 @@ def main() -> int:
         return 1
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """End the commands under way, which other threads wait for, and unwind."""
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in path.read_text(encoding="ascii").split():
-                os.kill(int(pid), signal.SIGINT)
-    raise KeyboardInterrupt
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nebh.testing.demo", description=__doc__)
     parser.add_argument("--build", type=Path, default=Path("build"), help="folder for images and what is measured")
     parser.add_argument("--specs", type=Path, default=Path("examples/demo"), help="folder with db.yaml and web.yaml")
+    add_outputs(parser)
     parser.add_argument("--acts", type=int, default=len(ACTS), metavar="N", help="play the first N acts only")
     parser.add_argument("--remove", action="store_true", help="take away the cloud that DEMO_KEEP=1 left running")
     return parser
@@ -96,7 +84,7 @@ def _play(story: Story, build: Path, *, specs: Path, only: int) -> int:
         for number, (name, title, play) in enumerate(ACTS[:only], start=1):
             story.act(number, len(ACTS), title)
             acts.append(Act(name=name))
-            goes_on = _play_act(stage, acts[-1], play)
+            goes_on = play_act(stage, acts[-1], play)
             write_record(build, acts)
             if not goes_on:
                 break
@@ -118,36 +106,11 @@ def _images(folder: Path, *, specs: Path) -> dict[str, Path]:
     return {name: path.resolve() for name, path in found.items()}
 
 
-def _play_act(stage: Stage, act: Act, play: Callable[[Stage], None]) -> bool:
-    """Play an act; tell whether the next may begin."""
-    stage.act = act
-    begin = time.monotonic()
-    watch = Watch()
-    try:
-        with watch:
-            play(stage)
-        stage.judge()
-    except (NebhError, TimeoutError) as error:
-        stage.expect(False, str(error))
-    finally:
-        act.facts |= {"act_seconds": round(time.monotonic() - begin, 3), "machine": watch.facts()}
-        logs = stage.keep_logs()
-    if not act.ok:
-        machine = act.facts["machine"]
-        stage.story.say(
-            f"  the machine: nothing ran for up to {machine['longest_standstill_ms']} ms, others took "
-            f"{machine['stolen_percent']} % of the processors"
-        )
-        stage.story.say(f"  act {act.name} is not ok; the cloud's logs are in {logs}")
-    return act.ended
-
-
 def _end(cloud: Cloud, *, story: Story, kept: bool) -> None:
     """Take the cloud away; a second Ctrl-C does not leave half of it."""
     if kept:
         return
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    stop_listening()
     story.clear()
     story.say("")
     story.say("take everything away: processes, network, control groups, state")

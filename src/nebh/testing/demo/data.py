@@ -1,4 +1,4 @@
-"""`make demo-data`: a PostgreSQL that is converted, broken, taken back with its data kept and with it restored."""
+"""`nebh demo data`, and `make demo-data`: a PostgreSQL that is converted, broken, taken back with its data kept and with it restored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from nebh.host.run import Command, run
 from nebh.model.errors import NebhError
 from nebh.testing.cloud import Cloud
-from nebh.testing.demo.needs import problems_of
+from nebh.testing.demo.acting import INTERRUPTED, play_act, stop_listening, unwind_on_signals
+from nebh.testing.demo.needs import problems_of, say_problems
 from nebh.testing.demo.notes import Writer
+from nebh.testing.demo.outputs import add_outputs, print_record, story_for
 from nebh.testing.demo.record import Act, write_record
 from nebh.testing.demo.stage import Plain, Stage, phases_of, receipt_of
 from nebh.testing.demo.story import Story
@@ -26,6 +28,8 @@ NAME = "demo-data"
 
 class DataStage(Stage):
     """A stage whose service is `db`, and somebody who writes notes through its client."""
+
+    name = NAME
 
     def __init__(self, cloud: Cloud, *, story: Story, specs: dict[str, Path], build: Path) -> None:
         super().__init__(cloud, story=story, specs=specs, build=build)
@@ -52,6 +56,10 @@ class DataStage(Stage):
             + (f": {receipt['detail'][:160]}" if receipt["detail"] else ""),
         )
         return found
+
+    def judge(self) -> None:
+        """End the act: it has judged its notes, and a database that stands still answers nobody."""
+        self.act.ended = True
 
     def _wait_for_notes(self, count: int) -> None:
         wanted = len(self.writer.written) + count
@@ -126,32 +134,42 @@ ACTS: tuple[tuple[str, str, Callable[[DataStage], None]], ...] = (
 
 def main() -> int:
     """Play it; return the exit status."""
-    parser = argparse.ArgumentParser(prog="nebh.testing.demo.data", description=__doc__)
-    parser.add_argument("--build", type=Path, default=Path("build"), help="folder for images and what is measured")
-    parser.add_argument("--specs", type=Path, default=Path("examples"), help="folder with data/ and images/")
-    options = parser.parse_args()
-    story, build = Story(), options.build.resolve()
+    options = _parser().parse_args()
+    story, build = story_for(options), options.build.resolve()
     problems = problems_of((Path("/var/tmp"), build))
     if shutil.which("bwrap") is None:
         problems.append("bubblewrap is missing, which builds images: `make demo-data` installs it")
-    if problems:
-        sys.stderr.write("cannot run the demo:\n" + "".join(f"  {one}\n" for one in problems))
+    if say_problems(problems):
         return 1
     build.mkdir(parents=True, exist_ok=True)
+    unwind_on_signals()
     cloud = Cloud(Path("/var/tmp") / f"nd-{secrets.token_hex(3)}", node="vps")
     acts: list[Act] = []
     try:
-        return _play(cloud, acts, story=story, build=build, specs=options.specs)
+        status = _play(cloud, acts, story=story, build=build, specs=options.specs)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        story.clear()
+        sys.stderr.write("interrupted; the cloud goes\n")
+        return INTERRUPTED
     except NebhError as error:
         sys.stderr.write(f"{error.message}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
         return 1
     finally:
+        stop_listening()
         story.clear()
-        story.say("take everything away")
+        story.say("take everything away: processes, network, control groups, state")
         cloud.destroy()
+        write_record(build, acts, name=NAME)
+    print_record(options, build, name=NAME)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nebh.testing.demo.data", description=__doc__)
+    parser.add_argument("--build", type=Path, default=Path("build"), help="folder for images and what is measured")
+    parser.add_argument("--specs", type=Path, default=Path("examples"), help="folder with data/ and images/")
+    add_outputs(parser)
+    return parser
 
 
 def _play(cloud: Cloud, acts: list[Act], *, story: Story, build: Path, specs: Path) -> int:
@@ -161,15 +179,10 @@ def _play(cloud: Cloud, acts: list[Act], *, story: Story, build: Path, specs: Pa
     stage = DataStage(cloud, story=story, specs=_prepare(cloud, specs), build=build)
     for number, (name, title, act) in enumerate(ACTS, start=1):
         story.act(number, len(ACTS), title)
-        stage.act = Act(name=name)
-        acts.append(stage.act)
-        try:
-            act(stage)
-            stage.act.ended = True
-        except (NebhError, TimeoutError) as error:
-            stage.expect(False, str(error))
+        acts.append(Act(name=name))
+        goes_on = play_act(stage, acts[-1], act)
         write_record(build, acts, name=NAME)
-        if not stage.act.ended:
+        if not goes_on:
             break
     good = len(acts) == len(ACTS) and all(one.ok for one in acts)
     story.say(f"{sum(one.ok for one in acts)} of {len(ACTS)} acts ok; what was measured: {build}/{NAME}.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from nebh.host.run import is_root
@@ -33,6 +34,13 @@ def problems_of(places: tuple[Path, ...]) -> list[str]:
     if free < MEMORY:
         found.append(f"{render_size(free)} of memory are free, {render_size(MEMORY)} are needed")
     return found
+
+
+def say_problems(problems: list[str]) -> bool:
+    """Write what is missing to standard error; tell whether there is anything."""
+    if problems:
+        sys.stderr.write("cannot run the demo:\n" + "".join(f"  {one}\n" for one in problems))
+    return bool(problems)
 
 
 def _free_memory() -> int:

@@ -30,6 +30,8 @@ Plain = dict[str, Any]
 class Stage:
     """One cloud and one act at a time. specs: spec files by release (`db`, `v1`, ...)."""
 
+    name = "demo"
+
     def __init__(self, cloud: Cloud, *, story: Story, specs: dict[str, Path], build: Path) -> None:
         self.cloud, self.story, self.specs, self.build = cloud, story, specs, build
         self.act = Act(name="")
@@ -143,8 +145,8 @@ class Stage:
         self.act.ended = True
 
     def keep_logs(self) -> Path:
-        """Copy the cloud's logs to build/demo/logs."""
-        into = self.build / "demo" / "logs"
+        """Copy the cloud's logs to build/<name>/logs."""
+        into = self.build / self.name / "logs"
         shutil.rmtree(into, ignore_errors=True)
         into.mkdir(parents=True, exist_ok=True)
         state = self.cloud.layout.state

@@ -6,17 +6,19 @@ import os
 import sys
 import threading
 import time
+from typing import TextIO
 
 _COLOURS = {"red": "31", "green": "32", "bold": "1", "dim": "2"}
 
 
 class Story:
-    """Writes to standard output; safe to use from several threads."""
+    """Writes to standard output, or to another stream; safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._begin = time.monotonic()
         self._lock = threading.Lock()
-        self._live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._stream = sys.stdout if stream is None else stream
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colourful = self._live and "NO_COLOR" not in os.environ
         self._open_line = False
 
@@ -39,8 +41,8 @@ class Story:
         """Replace the line that changes; nothing where there is no terminal."""
         if self._live:
             with self._lock:
-                sys.stdout.write(f"\r\033[K          {text}")
-                sys.stdout.flush()
+                self._stream.write(f"\r\033[K          {text}")
+                self._stream.flush()
                 self._open_line = True
 
     def clear(self) -> None:
@@ -50,10 +52,10 @@ class Story:
     def _write(self, text: str) -> None:
         with self._lock:
             if self._open_line:
-                sys.stdout.write("\r\033[K")
+                self._stream.write("\r\033[K")
                 self._open_line = False
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            self._stream.write(text)
+            self._stream.flush()
 
     def _paint(self, text: str, colour: str) -> str:
         return f"\033[{_COLOURS[colour]}m{text}\033[0m" if self._colourful else text

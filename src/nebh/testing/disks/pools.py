@@ -33,9 +33,11 @@ def make_pool(folder: Path, stack: contextlib.ExitStack, *, size: int = 256 << 2
     return pool
 
 
-def mount_file_system(kind: str, folder: Path, stack: contextlib.ExitStack, *, size: int = 0) -> Path:
-    """Return a folder with a new file system mounted on it, taken away with `stack`. kind: btrfs, xfs, ext4 (with
-    project quotas). Raises NotFound, saying what this machine lacks."""
+def mount_file_system(
+    kind: str, folder: Path, stack: contextlib.ExitStack, *, size: int = 0, quotas: bool = False
+) -> Path:
+    """Return a folder with a new file system mounted on it, taken away with `stack`. kind: btrfs, xfs, ext4; quotas:
+    with project quotas, of XFS and ext4. Raises NotFound, saying what this machine lacks."""
     maker = _MAKERS[kind]
     if not is_root():
         raise NotFound(f"a file system of one's own ({kind}) needs root")
@@ -48,11 +50,12 @@ def mount_file_system(kind: str, folder: Path, stack: contextlib.ExitStack, *, s
     device = attach(image)
     stack.callback(lambda: run(Command(argv=("losetup", "-d", device), accept=(0, 1))))
     place.mkdir()
-    options = "noatime,prjquota" if kind == "ext4" else "noatime"
+    options = "noatime,prjquota" if quotas else "noatime"
     try:
         run(Command(argv=("mount", "-t", kind, "-o", options, device, str(place)), timeout=60))
     except CommandFailed as error:
-        raise NotFound(f"{kind} cannot be mounted: {error.stderr.strip()}") from error
+        said = error.stderr.strip().splitlines()[0]
+        raise NotFound(f"{kind} cannot be mounted with {options}: {said}") from error
     stack.callback(_unmount, place)
     return place
 
