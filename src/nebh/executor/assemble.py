@@ -13,6 +13,7 @@ from nebh.drivers.dns.dnsmasq import DnsmasqDns
 from nebh.drivers.ingress.haproxy import HaproxyIngress
 from nebh.drivers.networks.routed import RoutedNetwork
 from nebh.executor.agent_link import AgentLink
+from nebh.executor.certificates import CertificateKeeper
 from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.door import Door
@@ -22,6 +23,7 @@ from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.executor.route_secrets import RouteSecrets
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
 from nebh.executor.storage import Storage, open_storage
@@ -135,7 +137,10 @@ class Executor:
             context, plane=self.plane, sweeper=self.sweeper, supervisor=self.supervisor, trust=self.trust
         )
         self.intake = Intake(context, engine=self.engine, trust=self.trust)
-        self.secrets = SecretKeeper(context)
+        self.certificates = CertificateKeeper(context, self.plane)
+        self.plane.changed = self.certificates.wake
+        context.certificates = lambda: self.plane.tls.rows(self.plane.policies())
+        self.secrets = SecretKeeper(context, at_proxy=RouteSecrets(context, self.certificates))
         self.intake.refreshed = self._refreshed
         self._opening = threading.Lock()
         self._opened = False
@@ -172,6 +177,7 @@ class Executor:
             self.engine.recover()
             self.intake.recover()
             self.secrets.follow_later()
+            self.certificates.start()
             self._opened = True
 
     def _refreshed(self) -> None:
@@ -264,6 +270,7 @@ class Executor:
             self._server.close()
         self.supervisor.stop()
         self.secrets.stop()
+        self.certificates.wake()
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()

@@ -22,6 +22,7 @@ from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
 from nebh.journal.volumes import Volumes
 from nebh.journal.work import Work
+from nebh.model.certificate import CertificateRow
 from nebh.model.errors import Broken, NebhError
 from nebh.model.event import Event, Severity
 from nebh.model.local import LocalConfig
@@ -49,7 +50,7 @@ class Drivers:
 class Context:
     """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
     holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
-    ready, or raises; look_at_storage: why it cannot be used, "" = it can."""
+    ready, or raises; certificates: those of this node's routes; look_at_storage: why it cannot be used, "" = it can."""
 
     layout: Layout
     config: LocalConfig
@@ -61,6 +62,7 @@ class Context:
     sign: Sign
     cgroup_v2: bool
     apparmor: str = ""
+    certificates: Callable[[], tuple[CertificateRow, ...]] = tuple
     storage: Callable[[], None] = lambda: None
     look_at_storage: Callable[[], str] = lambda: ""
     accepted: Accepted = field(init=False)
@@ -115,6 +117,10 @@ class Context:
             return self.policy(row.service)
         earlier = self.accepted.fallback(row.service) if row.role is Role.OLD else None
         return earlier or self.effective(row.service)
+
+    def policy_for(self, row: TransactionRow) -> Policy:
+        """Return the policy that is in effect after a transaction. Raises Broken when there is none."""
+        return self.policy(row.service) if self.brings_policy(row) else self.effective(row.service)
 
     def brings_policy(self, row: TransactionRow) -> bool:
         """Tell whether a transaction lets the newest policy take effect. One that fell back with its release waits for

@@ -56,6 +56,7 @@ EFFECTS: tuple[str, ...] = (
     "revive.start",
     "rotate.give",
     "rotate.signal",
+    "certificate.install",
 )
 STATE_POINTS: tuple[str, ...] = tuple(
     f"state.{name}"

@@ -58,6 +58,7 @@ class Look:
             "instances": [self._instance(one) for one in self._context.work.instances()],
             "volumes": [codec.to_plain(one) for one in self._context.volumes.volumes()],
             "snapshots": [codec.to_plain(one) for one in self._context.volumes.snapshots()],
+            "certificates": [codec.to_plain(one) for one in self._context.certificates()],
         }
 
     def _instance(self, row: InstanceRow) -> Plain:

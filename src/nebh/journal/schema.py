@@ -55,4 +55,12 @@ ALTER TABLE transactions ADD COLUMN data TEXT NOT NULL DEFAULT '';
 ALTER TABLE transactions ADD COLUMN snapshot TEXT NOT NULL DEFAULT '';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA)
+_CERTIFICATES = """
+CREATE TABLE certificates (
+  host TEXT PRIMARY KEY, directory TEXT NOT NULL, pem BLOB NOT NULL, not_before INTEGER NOT NULL,
+  not_after INTEGER NOT NULL, issuer TEXT NOT NULL, obtained_at INTEGER NOT NULL, next_key BLOB NOT NULL,
+  failures INTEGER NOT NULL, next_try INTEGER NOT NULL, problem TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE acme_accounts (directory TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA, _CERTIFICATES)

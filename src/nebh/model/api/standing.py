@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nebh.model.api.deploying import Deployment
+from nebh.model.certificate import CertificateRow
 from nebh.model.kept import SnapshotRow, VolumeRow
 from nebh.model.running import InstanceRow, Running
 
@@ -21,6 +22,7 @@ class NodeReport:
     version: str = ""
     volumes: tuple[VolumeRow, ...] = ()
     snapshots: tuple[SnapshotRow, ...] = ()
+    certificates: tuple[CertificateRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
