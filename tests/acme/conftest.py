@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -31,13 +30,18 @@ PORT = 14000
 
 
 @pytest.fixture(scope="session")
-def acme_python() -> str:
-    """The Python of an environment with the pinned ACME server, made once; skipped where it cannot be had."""
+def machine() -> None:
+    """Skip, saying what is missing."""
     missing = [
         name for name in TOOLS if shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin") is None
     ]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def acme_python(machine: None) -> str:
+    """The Python of an environment with the pinned ACME server, made once; skipped where it cannot be had."""
     mark = hashlib.sha256(PINS.read_bytes()).hexdigest()[:16]
     place = HOUSE / "build" / f"cache-{os.geteuid()}" / f"acme-{mark}"
     if not (place / "ready").exists():
@@ -92,8 +96,12 @@ class AcmeNode(Node):
 
     def deploy_acme(self, authority: Authority) -> None:
         """Run a release whose route has a certificate of that authority, declared and running but not yet got."""
-        self.assign(self.route(RouteTls(acme=Acme(directory=authority.directory, email="a@b.test", ca=authority.pem))))
+        self.deploy_unsettled(authority)
         self.settle()
+
+    def deploy_unsettled(self, authority: Authority) -> None:
+        """The same for an executor that will be killed meanwhile."""
+        self.assign(self.route(RouteTls(acme=Acme(directory=authority.directory, email="a@b.test", ca=authority.pem))))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return all events of a kind."""
@@ -131,7 +139,7 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture
-def node(acme_python: str, forks: Forks) -> Iterator[AcmeNode]:
+def node(machine: None, forks: Forks) -> Iterator[AcmeNode]:
     made = AcmeNode(Path(f"/var/tmp/nt-{secrets.token_hex(3)}"), forks, http_port=80)
     text = made.layout.node_config.read_text().replace("8443", "443")
     made.layout.node_config.write_text(text)
@@ -166,10 +174,3 @@ def serve(python: str, node: AcmeNode, folder: Path) -> Iterator[Authority]:
         process.kill()
         process.wait(10)
         log.close()
-
-
-def free_port() -> int:
-    """Return a TCP port of this machine that nobody has now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

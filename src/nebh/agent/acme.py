@@ -170,7 +170,8 @@ class Conversation:
             try:
                 value = msgspec.json.decode(bytes(data))
             except (msgspec.DecodeError, RecursionError) as error:
-                raise Problem("nonsense", f"its answer is no JSON: {error}") from error
+                if answer.status < 400:
+                    raise Problem("nonsense", f"its answer is no JSON: {error}") from error
         return Reply(
             status=answer.status,
             headers=answer.headers,

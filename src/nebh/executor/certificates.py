@@ -127,13 +127,13 @@ class CertificateKeeper:
 
     def _pending(self, one: ManagedHost, acme: Acme) -> OwnCertificate:
         """Return the host's row with a key to ask for, durable before anybody hears of it."""
-        store = self._context.accepted.certificates
-        own = store.find(one.host) or OwnCertificate(host=one.host, directory=acme.directory)
+        rows = self._context.accepted.certificates
+        own = rows.find(one.host) or OwnCertificate(host=one.host, directory=acme.directory)
         if own.directory != acme.directory:  # what it has serves on until the other authority's is there
             own = replace(own, directory=acme.directory, failures=0, problem="")
         if not own.next_key:
             own = replace(own, next_key=make_key())
-        store.put(own)
+        rows.put(own)
         return own
 
     def _obtain(self, own: OwnCertificate, acme: Acme) -> Bundle:
