@@ -216,7 +216,11 @@ POWER = (
 )
 
 
-@pytest.mark.parametrize("point", [one for one in fault_points() if not one.startswith("backup.")])  # test_backup_kills
+ELSEWHERE = ("backup.", "certificate.")  # test_backup_kills, tests/acme
+HERE = [point for point in fault_points() if not point.startswith(ELSEWHERE)]
+
+
+@pytest.mark.parametrize("point", HERE)
 def test_killed_and_recovered(node: Node, point: str) -> None:
     die_and_recover(node, point, power=False)
 

@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebh.model.errors import SpecErrors
-from nebh.model.service import CheckKind, Connect, Egress, OnFailure, PlacementMode, Route, ServiceSpec, SourceKind
+from nebh.model.service import (
+    Acme,
+    CheckKind,
+    Connect,
+    Egress,
+    OnFailure,
+    PlacementMode,
+    Route,
+    RouteTls,
+    ServiceSpec,
+    SourceKind,
+)
 from nebh.spec.document import LIMIT
 from nebh.spec.parse import parse_spec
 from nebh.spec.schema import example_text
@@ -47,7 +58,9 @@ def test_the_example_means_what_its_comments_say() -> None:
     assert spec.image.kind is SourceKind.DIRECTORY
     assert spec.argv == ("/usr/bin/app", "--port", "8080")
     assert spec.env["GREETING"] == "yes"
-    assert spec.routes[1] == Route(port=9100, tcp_port=9100)
+    assert spec.routes[0].tls == RouteTls(acme=Acme(email="admin@example.org", ca="/etc/ssl/certs/ca-certificates.crt"))
+    assert spec.routes[1].tls == RouteTls(secret="shop-tls")
+    assert spec.routes[3] == Route(port=9100, tcp_port=9100)
     assert spec.connects == (Connect(service="db", port=5432),)
     assert spec.egress[2] == Egress(cidr="2001:db8::/32", port=53, protocol="udp")
     assert spec.limits.cpu == 500
@@ -143,6 +156,17 @@ limits: {cpu: 0.5}
         ("ports:", "update: {bake: 1s, checks: [{tcp: {}, interval: 2s}]}\nports:", "4:29", "never be looked at"),
         ("ports:", "routes: [{host: a.b}, {host: a.b, path: /}]\nports:", "4:23", "the same as routes[0]"),
         ("ports:", "routes: [{tls: {cert: /a, key: /b}}]\nports:", "4:16", "a certificate is for a host"),
+        ("ports:", "routes: [{host: a.b, tls: {cert: /a}}]\nports:", "4:28", "`key` is missing"),
+        ("ports:", "routes: [{host: a.b, tls: {}}]\nports:", "4:28", "it is empty"),
+        ("ports:", "routes: [{host: a.b, tls: {secret: s, acme: {}}}]\nports:", "4:28", "do not go together"),
+        ("ports:", "routes: [{host: a.b, tls: amce}]\nports:", "4:28", "acme"),
+        ("ports:", "routes: [{host: a.b, tls: {acme: {directory: http://a.b/}}}]\nports:", "4:46", "https URL"),
+        (
+            "ports:",
+            "routes: [{host: a.b, tls: acme}, {host: a.b, path: /x, tls: {secret: s}}]\nports:",
+            "4:34",
+            "another certificate",
+        ),
         ("ports:", "routes: [{host: a.b, path: /../x}]\nports:", "4:28", "is not a plain path"),
         ("ports:", "policy: {lint_exceptions: [/bin/sh]}\nports:", "4:28", "such as shell:/bin/sh"),
         ("ports:", "egress: [dns, dns]\nports:", "4:15", "stands twice"),

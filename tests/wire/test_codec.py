@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebh.model.errors import BadInput
-from nebh.model.service import Check, CheckKind, Health, Limits, Route, TlsFiles
+from nebh.model.service import Check, CheckKind, Health, Limits, Route, RouteTls
 from nebh.model.statement import Assignment, Phase
 from nebh.wire import codec
 
@@ -104,7 +104,7 @@ def test_plain_data_and_back() -> None:
     check = Check(name="r", kind=CheckKind.HTTP, port=80)
     value = Health(readiness=check)
     assert codec.from_plain(codec.to_plain(value), Health, what="health") == value
-    route = Route(port=1, tls=TlsFiles(cert="/a", key="/b"))
+    route = Route(port=1, tls=RouteTls(cert="/a", key="/b"))
     assert codec.decode(codec.encode(route), Route, what="a route") == route
     with pytest.raises(BadInput):
         codec.from_plain({"readiness": 3}, Health, what="health")

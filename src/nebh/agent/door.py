@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from nebh.agent import probe
+from nebh.agent import acme, probe
 from nebh.agent.delivery import Item
 from nebh.client.frame_channel import FrameChannel, Head
 from nebh.host.channels import Peer
@@ -53,6 +53,14 @@ class ProbeRequest(_Request, frozen=True):
     timeout: int
 
 
+class AcmeRequest(_Request, frozen=True):
+    """A certificate for a host. directory: URL; ca: PEM of the authorities that count there, "" = the system's."""
+
+    directory: str
+    host: str
+    ca: str
+
+
 class Supply(Protocol):
     """Where bytes come from; see `nebh.agent.sources.Sources`."""
 
@@ -80,6 +88,8 @@ class Door:
                 self._objects(channel, _read(head, ObjectsRequest))
             case "probe":
                 self._probe(channel, _read(head, ProbeRequest))
+            case "acme":
+                self._acme(channel, _read(head, AcmeRequest))
             case other:
                 raise BadInput(f"cannot do {str(other)[:40]!r}: there is no such operation")
 
@@ -124,6 +134,21 @@ class Door:
             )
         )
         channel.send({"ok": ok, "detail": detail[:500]})
+
+    def _acme(self, channel: FrameChannel, request: AcmeRequest) -> None:
+        """Answer with the chain, or with why there is none; ask for a signature whenever one is needed."""
+
+        def sign(kind: str, url: str, nonce: str, kid: str) -> bytes:
+            return channel.request({"sign": kind, "url": url, "nonce": nonce, "kid": kid}, timeout=30.0)[1]
+
+        conversation = acme.Conversation(directory=request.directory, host=request.host, ca=request.ca, sign=sign)
+        try:
+            chain = conversation.run()
+        except acme.Problem as problem:
+            asked = int(min(problem.asked, 1e9) * 1000)
+            channel.send({"problem": problem.detail, "kind": problem.kind, "asked": asked})
+        else:
+            channel.send({"ok": True}, chain)
 
 
 def _read(head: dict[str, Any], kind: type[T]) -> T:

@@ -39,6 +39,7 @@ from nebh.model.statement import Phase
 from nebh.planning.claims import claims_conflict
 from nebh.planning.lint import find_unexcepted, lint_manifest
 from nebh.planning.release import make_policy, make_release
+from nebh.planning.tls import tls_secrets
 
 if TYPE_CHECKING:
     from nebh.images.cache import ImageCache
@@ -251,10 +252,11 @@ def running_before(session: Session, service: str) -> int:
 
 def _without_value(session: Session, state: State, wanted: Wanted) -> list[str]:
     """Return the secrets of a spec that a deploy would stop for."""
-    if session.is_ci or not wanted.spec.secrets:
+    if session.is_ci or not (wanted.spec.secrets or tls_secrets(wanted.spec.routes)):
         return []
     vault = Sealer(session).vault
-    keys = [f"{wanted.spec.name}/{one.use.name}" for one in wanted.spec.secrets if not one.generate]
+    names = [one.use.name for one in wanted.spec.secrets if not one.generate]
+    keys = [f"{wanted.spec.name}/{name}" for name in dict.fromkeys((*names, *tls_secrets(wanted.spec.routes)))]
     return [key for key in keys if key not in state.trusted.secrets and vault.entry(key) is None]
 
 

@@ -28,6 +28,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "image": ("image",),
     "volume": ("volume",),
     "backup": ("backup",),
+    "certificate": ("certificate",),
     "config": ("config",),
     "demo": ("demo",),
 }

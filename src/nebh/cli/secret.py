@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nebh.cli.certificates import check_certificate
 from nebh.cli.output import Output
 from nebh.cli.sealing import Sealer
 from nebh.cli.secret_values import check_value, edit_value, parse_key, parse_values, read_value
@@ -143,6 +144,7 @@ def _give(session: Session, values: dict[tuple[str, str], tuple[bytes, str]]) ->
 
         for (service, name), (value, rule) in values.items():
             check_value(value, what=key_of(service, name))
+            check_certificate(state.trusted.policies.get(service), name, value, what=key_of(service, name))
             known = versions.get(key_of(service, name), 0)
             signed = state.trusted.secrets.get(key_of(service, name))
             if not known or (signed is not None and signed.version >= known):

@@ -15,6 +15,7 @@ from nebh.drivers.networks.routed import RoutedNetwork
 from nebh.executor.agent_link import AgentLink
 from nebh.executor.backup_store import WEIGHT, restic_stores
 from nebh.executor.backups import BackupKeeper
+from nebh.executor.certificates import CertificateKeeper
 from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.door import Door
@@ -24,6 +25,7 @@ from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.executor.route_secrets import RouteSecrets
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
 from nebh.executor.storage import Storage, open_storage
@@ -144,8 +146,11 @@ class Executor:
             context, plane=self.plane, sweeper=self.sweeper, supervisor=self.supervisor, trust=self.trust
         )
         self.intake = Intake(context, engine=self.engine, trust=self.trust)
-        self.secrets = SecretKeeper(context)
         self.backups = BackupKeeper(context)
+        self.certificates = CertificateKeeper(context, self.plane)
+        self.plane.changed = self.certificates.wake
+        context.certificates = lambda: self.plane.tls.rows(self.plane.policies())
+        self.secrets = SecretKeeper(context, at_proxy=RouteSecrets(context, self.certificates))
         self.intake.refreshed = self._refreshed
         self._opening = threading.Lock()
         self._opened = False
@@ -183,6 +188,7 @@ class Executor:
             self.intake.recover()
             self.secrets.follow_later()
             self.backups.start()
+            self.certificates.start()
             self._opened = True
 
     def _refreshed(self) -> None:
@@ -276,6 +282,7 @@ class Executor:
             self._server.close()
         self.supervisor.stop()
         self.secrets.stop()
+        self.certificates.wake()
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()

@@ -24,6 +24,7 @@ from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
 from nebh.journal.volumes import Volumes
 from nebh.journal.work import Work
+from nebh.model.certificate import CertificateRow
 from nebh.model.errors import Broken, NebhError
 from nebh.model.event import Event, Severity
 from nebh.model.local import LocalConfig
@@ -52,9 +53,9 @@ class Drivers:
 class Context:
     """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
     holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
-    ready, or raises; look_at_storage: why it cannot be used, "" = it can; storage_warning: (what should be done something
-    about, what helps), as of the last look. errands: set when there is something to do with backups; stores_lock: one at
-    a time works with a store of them."""
+    ready, or raises; certificates: those of this node's routes; look_at_storage: why it cannot be used, "" = it can;
+    storage_warning: (what should be done something about, what helps), as of the last look. errands: set when there is
+    something to do with backups; stores_lock: one at a time works with a store of them."""
 
     layout: Layout
     config: LocalConfig
@@ -66,6 +67,7 @@ class Context:
     sign: Sign
     cgroup_v2: bool
     apparmor: str = ""
+    certificates: Callable[[], tuple[CertificateRow, ...]] = tuple
     storage: Callable[[], None] = lambda: None
     look_at_storage: Callable[[], str] = lambda: ""
     storage_warning: Callable[[], tuple[str, str]] = lambda: ("", "")
@@ -130,6 +132,10 @@ class Context:
             return self.policy(row.service)
         earlier = self.accepted.fallback(row.service) if row.role is Role.OLD else None
         return earlier or self.effective(row.service)
+
+    def policy_for(self, row: TransactionRow) -> Policy:
+        """Return the policy that is in effect after a transaction. Raises Broken when there is none."""
+        return self.policy(row.service) if self.brings_policy(row) else self.effective(row.service)
 
     def brings_policy(self, row: TransactionRow) -> bool:
         """Tell whether a transaction lets the newest policy take effect. One that fell back with its release waits for

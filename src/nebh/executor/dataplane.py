@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 
 from nebh.executor.context import Context
 from nebh.executor.instances import release_of
+from nebh.executor.tls_keys import TlsKeys
 from nebh.model.errors import Failed
 from nebh.model.network import IngressPlan, NetworkRules, SlotChange, SlotState
 from nebh.model.policy import Policy
@@ -29,6 +31,9 @@ class Dataplane:
         self._drivers = context.drivers
         self.lock = threading.RLock()
         self.resting: set[str] = set()
+        self.tls = TlsKeys(context)
+        self.changed: Callable[[], None] = lambda: None
+        """Told after routes were made known to the ingress."""
 
     def _endpoints(self, rows: Rows) -> dataplane.Endpoints:
         work = self._context.work
@@ -81,14 +86,20 @@ class Dataplane:
     def plan(self, rows: Rows | None = None) -> IngressPlan:
         """Return what the ingress should know."""
         found = self._context.work.instances() if rows is None else rows
-        return dataplane.ingress_plan(
+        policies = self._effective(found)
+        plan = dataplane.ingress_plan(
             instances=found,
             ports={one.id: release_of(self._context, one).ports for one in found},
-            policies=self._effective(found),
+            policies=policies,
             subnets=self._context.subnets(),
             config=self._context.config,
             resting=frozenset(self.resting),
         )
+        return dataclasses.replace(plan, pems=self.tls.pems(policies), challenges=self.tls.challenges(policies))
+
+    def policies(self) -> dict[str, Policy]:
+        """Return the policy in effect of every service that has instances here."""
+        return self._effective(self._context.work.instances())
 
     def configure_ingress(self) -> None:
         """Make routes and slots of the journal known to the ingress."""
@@ -100,6 +111,7 @@ class Dataplane:
                 # it may have been killed a moment ago: start it, then it must work
                 self._drivers.ingress.ensure(plan)
                 self._drivers.ingress.configure(plan)
+        self.changed()
 
     def record_ingress(self) -> None:
         """Write the file that a cold start of the ingress reads."""

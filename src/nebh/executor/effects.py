@@ -63,6 +63,7 @@ EFFECTS: tuple[str, ...] = (
     "backup.fetch",
     "rotate.give",
     "rotate.signal",
+    "certificate.install",
 )
 STATE_POINTS: tuple[str, ...] = tuple(
     f"state.{name}"

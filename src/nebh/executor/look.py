@@ -59,6 +59,7 @@ class Look:
             "volumes": [codec.to_plain(one) for one in self._context.volumes.volumes()],
             "backups": [codec.to_plain(one) for one in self._context.backups.rows()],
             "snapshots": [codec.to_plain(one) for one in self._context.volumes.snapshots()],
+            "certificates": [codec.to_plain(one) for one in self._context.certificates()],
         }
 
     def _instance(self, row: InstanceRow) -> Plain:

@@ -13,6 +13,7 @@ from nebh.executor.hooks import run_hooks
 from nebh.executor.instances import build
 from nebh.executor.run import Run
 from nebh.executor.secrets import fetch_secrets
+from nebh.executor.tls_keys import check_secrets
 from nebh.host import marks
 from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused, Unreachable
@@ -24,6 +25,7 @@ from nebh.model.volume import HookPoint
 from nebh.model.work import InstanceRow, Role, TransactionRow
 from nebh.planning import local
 from nebh.planning.admission import Disk, admit
+from nebh.planning.tls import tls_secrets
 
 TRIES, TRY_AGAIN, MOST_WAIT = 8, 0.5, 16.0
 """How often, and after how many seconds at first and at most, a recovered transaction asks again: for a minute in all."""
@@ -52,7 +54,9 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
                 raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
             fetch_image(run, row.id, release)
             _fetch_config(run, row.id, release)
-            fetch_secrets(run.context, release)
+            policy = run.context.policy_for(row)
+            fetch_secrets(run.context, release, more=tls_secrets(policy.net.routes))
+            check_secrets(run.context, policy)
             make_volumes(run.context, row, release)
             fetch_backups(run, row)
             _make_instances(run, row)

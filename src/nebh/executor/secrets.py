@@ -7,8 +7,9 @@ made or its files are replaced. What cannot be had is one refusal (N11), and wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nebh.executor.context import Context
@@ -49,13 +50,15 @@ class Given:
     versions: str = ""
 
 
-def fetch_secrets(context: Context, release: Release) -> None:
-    """Have the newest box of every secret of a release here, seen to open. Raises Refused N11, Failed.
+def fetch_secrets(context: Context, release: Release, *, more: tuple[str, ...] = ()) -> None:
+    """Have the newest box of every secret of a release here, seen to open. more: names of others that its routes need.
+    Raises Refused N11, Failed.
 
     Where nobody can be asked just now, a box that was held before does: going back must not need a network.
     """
     lists = context.accepted.secrets.listed()
-    for name in (*(use.name for use in release.secrets), *node_secrets(context, release.service)):
+    names = (*(use.name for use in release.secrets), *more, *node_secrets(context, release.service))
+    for name in dict.fromkeys(names):
         key = key_of(release.service, name)
         held, listed = context.accepted.secrets.held(key), lists.get(key)
         try:
@@ -96,9 +99,15 @@ def open_for_node(context: Context, service: str, names: tuple[str, ...]) -> dic
     return found
 
 
-def _refresh(context: Context, key: str, listed: SecretList | None, held: HeldBox | None) -> bool:
+def _refresh(
+    context: Context,
+    key: str,
+    listed: SecretList | None,
+    held: HeldBox | None,
+    check: Callable[[bytes], None] = lambda _: None,
+) -> bool:
     """Hold the box that is listed; return whether it is another than before. What is signed now counts, whatever its
-    number: older metadata does not get here (N2)."""
+    number: older metadata does not get here (N2). check: raises Refused for a value that is not to be held."""
     node_id = context.accepted.meta("node_id")
     if listed is None or node_id not in listed.boxes:
         if held is None:
@@ -111,10 +120,11 @@ def _refresh(context: Context, key: str, listed: SecretList | None, held: HeldBo
     if held is not None and _digest(held.box) == listed.boxes[node_id].digest:
         return False
     data = _fetch(context, key, listed.boxes[node_id])
-    _, opened = _try(context, key, data, version=listed.version)
+    value, opened = _try(context, key, data, version=listed.version)
     arrived = Box(digest=_digest(data), bytes=len(data))
     facts = SecretFacts(key=key, node_id=node_id, listed=listed, arrived=arrived, opened=opened)
     demand(accept.accept_secret(facts), what=f"the secret {key}")
+    check(value)
     context.accepted.secrets.hold(key, HeldBox(version=listed.version, box=data))
     return True
 
@@ -166,6 +176,16 @@ def _try(context: Context, key: str, data: bytes, *, version: int) -> tuple[byte
         return b"", False
 
 
+def open_held(context: Context, key: str) -> bytes:
+    """Return the value in the box of `service/name` that is held here. Raises Refused N11."""
+    held = context.accepted.secrets.held(key)
+    value, opened = _try(context, key, held.box, version=held.version) if held is not None else (b"", False)
+    if held is None or not opened:
+        why = "no box of it is here" if held is None else "its box does not open with this node's key"
+        raise Refused(f"cannot open the secret {key}: {why}", rule="N11", hint=f"`nebh secret rotate {key}`")
+    return value
+
+
 def open_secrets(context: Context, release: Release) -> Given:
     """Return what an instance of a release gets, of the boxes held here. Raises Refused N11."""
     files: list[SecretFile] = []
@@ -174,13 +194,10 @@ def open_secrets(context: Context, release: Release) -> Given:
     where = places(release.secrets)
     for use in release.secrets:
         key = key_of(release.service, use.name)
-        held = context.accepted.secrets.held(key)
-        value, opened = _try(context, key, held.box, version=held.version) if held is not None else (b"", False)
-        if held is None or not opened:
-            why = "no box of it is here" if held is None else "its box does not open with this node's key"
-            raise Refused(f"cannot open the secret {key}: {why}", rule="N11", hint=f"`nebh secret rotate {key}`")
+        value, held = open_held(context, key), context.accepted.secrets.held(key)
+        assert held is not None
         files.append(SecretFile(place=where[use.name], value=value))
-        versions.append(f"{use.name}={held.version}:{_digest(held.box)[:16]}")
+        versions.append(f"{use.name}={held.version}:{held.digest[:16]}")
         if use.env:
             env[use.env] = _variable(key, use, value)
     return Given(files=tuple(files), env=env, versions=" ".join(versions))
@@ -200,11 +217,28 @@ def _variable(key: str, use: SecretUse, value: bytes) -> str:
     return text
 
 
+class ProxySecrets:
+    """Secrets that the proxy gets: none. `executor.route_secrets` has some."""
+
+    def names(self, _service: str) -> tuple[str, ...]:
+        """Return the names of a service's secrets that its routes have certificates in."""
+        return ()
+
+    def check(self, _key: str, _value: bytes) -> None:
+        """Raise Refused for a value that the proxy could not use."""
+
+    def give(self, _service: str, *, also: frozenset[str]) -> bool:  # noqa: ARG002 - the real one needs it
+        """Have the proxy use what is held now; return whether it does. also: names that containers get too."""
+        return True
+
+
 class SecretKeeper:
     """Follows signed lists: new versions reach what runs without a deploy, each said by event and receipt."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, at_proxy: ProxySecrets | None = None) -> None:
+        """at_proxy: those that routes have certificates in."""
         self._context = context
+        self._at_proxy = at_proxy or ProxySecrets()
         self._following = threading.Lock()
         self._refused: set[tuple[str, int]] = set()
         self._delay = FIRST_DELAY
@@ -255,8 +289,12 @@ class SecretKeeper:
             mine = {
                 one: release for one in rows if one.service == service if (release := _release(context, one)).secrets
             }
+            names = {use.name for release in mine.values() for use in release.secrets}
+            at_proxy = self._at_proxy.names(service)
+            again |= self._fetch_newer({key_of(service, name) for name in (*names, *at_proxy)})
+            if at_proxy:
+                again |= not self._at_proxy.give(service, also=frozenset(names))
             if mine:
-                again |= self._fetch_newer(tuple(mine.values()))
                 with context.secrets_lock:
                     again |= not self._give(service, mine)
             again |= self._follow_node(service)
@@ -289,18 +327,18 @@ class SecretKeeper:
             if instance not in there:
                 self._context.accepted.secrets.note_given(instance, "")
 
-    def _fetch_newer(self, releases: tuple[Release, ...]) -> bool:
+    def _fetch_newer(self, keys: set[str]) -> bool:
         """Hold the newest box of each secret; return whether one could not be fetched."""
         context = self._context
-        lists = context.accepted.secrets.listed()
-        keys = {key_of(one.service, use.name) for one in releases for use in one.secrets}
+        lists = context.accepted.secrets.listed() if keys else {}
         again = False
         for key in sorted(keys):
             listed = lists.get(key)
             if listed is None or (key, listed.version) in self._refused:
                 continue
             try:
-                _refresh(context, key, listed, context.accepted.secrets.held(key))
+                check = functools.partial(self._at_proxy.check, key)
+                _refresh(context, key, listed, context.accepted.secrets.held(key), check)
             except Refused as error:
                 self._refused.add((key, listed.version))
                 self._say_refused(listed, error)

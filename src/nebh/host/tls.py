@@ -6,7 +6,7 @@ import hashlib
 import ssl
 
 from nebh.host.channels import Channel, open_tcp
-from nebh.model.errors import Refused, Unreachable
+from nebh.model.errors import BadInput, Refused, Unreachable
 
 
 def require_tls13(context: ssl.SSLContext | None) -> None:
@@ -39,9 +39,15 @@ def connect_tls(*, host: str, port: int, pins: tuple[str, ...], timeout: float) 
     return Channel(sock, name=f"{host}:{port}")
 
 
-def connect_public_tls(*, host: str, port: int, timeout: float) -> Channel:
-    """Connect to a server whose certificate one of the system's authorities gave to `host`. Raises Unreachable."""
-    context = ssl.create_default_context()
+def connect_public_tls(*, host: str, port: int, timeout: float, authorities: str = "") -> Channel:
+    """Connect to a server whose certificate one of the system's authorities gave to `host`. authorities: PEM of those that
+    count instead, "" = the system's. Raises Unreachable, BadInput."""
+    try:
+        context = ssl.create_default_context(cadata=authorities or None)
+    except ssl.SSLError as error:
+        raise BadInput(
+            f"cannot read the authorities for {host}: {error}", hint="PEM certificates are needed"
+        ) from error
     plain = open_tcp(host=host, port=port, timeout=timeout)
     try:
         return Channel(context.wrap_socket(plain, server_hostname=host), name=f"{host}:{port}")

@@ -14,6 +14,22 @@ PROMPT = re.compile(rb"(?:^|\n)(?:master(?:\[\w+\])?|\d+)?> ")
 _COMMANDS_AT_ONCE = 64
 
 
+def ask_once(path: Path, text: str, *, timeout: float = 5.0) -> str:
+    """Return the whole answer to one command of a line protocol, sent as it is (with what follows it) over a connection of
+    its own. Raises Unreachable."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as stream:
+        data = bytearray()
+        try:
+            stream.settimeout(timeout)
+            stream.connect(str(path))
+            stream.sendall(text.encode())
+            while chunk := stream.recv(1 << 16):
+                data += chunk
+        except OSError as error:
+            raise Unreachable(f"cannot ask {path.name}: {error.strerror or error}") from error
+    return data.decode(errors="replace").strip()
+
+
 class PromptConnection:
     """One interactive connection, made at the first use and made anew when the other side went away. Not thread-safe.
 

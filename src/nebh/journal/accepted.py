@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from nebh.journal.certificates import Certificates
 from nebh.journal.database import Database
 from nebh.journal.secrets import Secrets
 from nebh.model.node import NodeList, Settings
@@ -23,6 +24,7 @@ class Accepted:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.secrets = Secrets(database)
+        self.certificates = Certificates(database)
 
     def meta(self, key: str, default: str = "") -> str:
         """Return a value such as `cluster_id`, `node_id`, `seq`, `newest_signed_at`, `online_keys`."""

@@ -70,4 +70,12 @@ CREATE TABLE backup_wishes (
   PRIMARY KEY (service, snapshot, replica, volume)) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA, _BACKUPS)
+_CERTIFICATES = """
+CREATE TABLE certificates (
+  host TEXT PRIMARY KEY, directory TEXT NOT NULL, pem BLOB NOT NULL, not_before INTEGER NOT NULL,
+  not_after INTEGER NOT NULL, issuer TEXT NOT NULL, obtained_at INTEGER NOT NULL, next_key BLOB NOT NULL,
+  failures INTEGER NOT NULL, next_try INTEGER NOT NULL, problem TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE acme_accounts (directory TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA, _BACKUPS, _CERTIFICATES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from nebh.journal.database import Database
@@ -18,6 +19,11 @@ class HeldBox:
 
     version: int
     box: bytes
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the box."""
+        return hashlib.sha256(self.box).hexdigest()
 
 
 class Secrets:

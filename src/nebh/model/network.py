@@ -7,6 +7,7 @@ leads it to the address of the instance that serves now. So a cut-over changes o
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -118,11 +119,15 @@ class Backend:
 
 @dataclass(frozen=True, kw_only=True)
 class IngressPlan:
-    """Everything the proxy should know. http_port / https_port: where it listens on the node."""
+    """Everything the proxy should know. http_port / https_port: where it listens on the node. pems: certificate chain and
+    key by host, of routes whose own are no files; such a host without one gets no HTTPS yet. challenges: by host, the
+    account thumbprint that HTTP-01 tokens are answered with."""
 
     http_port: int
     https_port: int
     backends: tuple[Backend, ...] = ()
+    pems: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    challenges: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,12 +100,33 @@ class Stop:
     grace: int = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class TlsFiles:
-    """Certificate chain and key as PEM files on the node; they never leave it."""
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
-    cert: str
-    key: str
+
+@dataclass(frozen=True, kw_only=True)
+class Acme:
+    """Whom the node asks for a certificate. directory: URL; email: for the authority's account, "" = none; ca: path on
+    the node of PEM authorities that the directory and its certificates are checked by, "" = the system's."""
+
+    directory: str = LETS_ENCRYPT
+    email: str = ""
+    ca: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteTls:
+    """Where a host's certificate chain and key come from, one of three. cert and key: PEM files on the node; secret: the
+    name of a secret of the service that holds both as PEM; acme: the node makes the key and gets the certificate."""
+
+    cert: str = ""
+    key: str = ""
+    secret: str = ""
+    acme: Acme | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether they are files on the node; else the executor gives them to the proxy in memory."""
+        return not self.secret and self.acme is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +138,7 @@ class Route:
     host: str = ""
     path: str = "/"
     tcp_port: int = 0
-    tls: TlsFiles | None = None
+    tls: RouteTls | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

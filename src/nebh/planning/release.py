@@ -10,6 +10,7 @@ from nebh.model.image import ImageRef
 from nebh.model.policy import NetPolicy, Policy, ServiceState
 from nebh.model.release import Release
 from nebh.model.service import Replicas, ServiceSpec
+from nebh.planning.tls import tls_secrets
 
 
 def make_policy(
@@ -37,7 +38,7 @@ def make_policy(
         limits=spec.limits,
         net=NetPolicy(routes=spec.routes, ports=dict(spec.ports), connects=spec.connects, egress=spec.egress),
         volumes=spec.volumes,
-        secrets=tuple(sorted(one.use.name for one in spec.secrets)),
+        secrets=tuple(sorted({*(one.use.name for one in spec.secrets), *tls_secrets(spec.routes)})),
         backup=spec.backup,
         caps=previous.caps if previous else (),
         lint_exceptions=spec.policy.lint_exceptions,

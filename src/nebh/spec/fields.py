@@ -8,6 +8,7 @@ from nebh.spec.config_fields import CONFIG, FILE
 from nebh.spec.data_fields import DATA, HOOKS, ON_FAILURE_DATA, VOLUMES
 from nebh.spec.secret_fields import SECRETS
 from nebh.spec.shape import Choice, Cores, Duration, Either, Field, Flag, Listing, Section, Size, Table, Text, Whole
+from nebh.spec.tls_fields import TLS
 
 DAY = 86_400_000
 MIB = 1 << 20
@@ -110,13 +111,8 @@ ROUTE = Section(
         Field(key="tcp", shape=PORT, doc="Port of the node that leads here as plain TCP, in place of host and path."),
         Field(
             key="tls",
-            shape=Section(
-                fields=(
-                    Field(key="cert", shape=ABSOLUTE, doc="Certificate chain (PEM) on the node.", required=True),
-                    Field(key="key", shape=ABSOLUTE, doc="Its key (PEM) on the node; never leaves it.", required=True),
-                )
-            ),
-            doc="Serve this host with HTTPS.",
+            shape=TLS,
+            doc="Serve this host with HTTPS. `acme` alone: with a certificate of Let's Encrypt, got and renewed by the node.",
         ),
     )
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from nebh.model.service import Egress, Route, TlsFiles
+from nebh.model.service import Egress, Route
 from nebh.spec.read import Reader, Value
+from nebh.spec.tls import parse_tls
 
 _EGRESS = re.compile(
     r"(?P<net>\[[0-9A-Fa-f:.]+\](?:/\d{1,3})?|[^\s:\[\]]+)(?::(?P<port>\d{1,5}|\*))?(?:/(?P<proto>[a-z]+))?"
@@ -60,6 +61,10 @@ def parse_routes(reader: Reader, root: Value, ports: dict[str, int]) -> tuple[Ro
             reader.complain(one, one.path, f"the same as routes[{seen[claim]}]", "remove one of them")
         seen.setdefault(claim, number)
         found.append(route)
+        first = next((other for other in found if other.host == route.host and other.tls is not None), None)
+        if first is not None and route.tls is not None and first.tls != route.tls:
+            hint = "write the same at each; a host answers with one"
+            reader.complain(one, f"{one.path}.tls", f"{route.host} has another certificate at an earlier route", hint)
     return tuple(found)
 
 
@@ -82,8 +87,7 @@ def _route(reader: Reader, value: Value, ports: dict[str, int]) -> Route:
     if tls is not None:
         if host is None:
             reader.complain(tls, tls.path, "a certificate is for a host", "add `host:`")
-        cert, key_file = tls.get("cert"), tls.get("key")
-        files = TlsFiles(cert=cert.data if cert else "", key=key_file.data if key_file else "")
+        files = parse_tls(reader, tls)
     return Route(port=port, host=str(host.data) if host is not None else "", path=path, tls=files)
 
 

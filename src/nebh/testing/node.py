@@ -75,9 +75,11 @@ class Forks:
 class Node(Cloud):
     """See above. Needs root. `web` is the one service; its releases differ in what `GET /` answers."""
 
-    def __init__(self, folder: Path, forks: Forks, *, mount: Callable[[Path], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, forks: Forks, *, mount: Callable[[Path], None] | None = None, http_port: int = 8080
+    ) -> None:
         """mount: puts a disk of the caller's under the state folder."""
-        super().__init__(folder)
+        super().__init__(folder, http_port=http_port)
         self.forks = forks
         self.served = folder / "served"
         self.executor = 0

@@ -25,7 +25,7 @@ from nebh.drivers.ingress.config import (
 )
 from nebh.model.errors import BadInput
 from nebh.model.network import Backend, IngressPlan, Slot, SlotState
-from nebh.model.service import Route, TlsFiles
+from nebh.model.service import Route, RouteTls
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PLACES = Places(
@@ -35,8 +35,10 @@ PLACES = Places(
     secure="/var/lib/nebh/ingress/secure.map",
     certificates="/var/lib/nebh/ingress/certificates.list",
     bundles="/var/lib/nebh/ingress/bundles",
+    challenges="/var/lib/nebh/ingress/challenges.map",
+    keys="/run/nebh/ingress/keys",
 )
-TLS = TlsFiles(cert="/etc/c.pem", key="/etc/k.pem")
+TLS = RouteTls(cert="/etc/c.pem", key="/etc/k.pem")
 WEB = Backend(
     service="web",
     port=8080,

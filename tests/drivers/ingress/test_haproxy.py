@@ -17,7 +17,7 @@ import pytest
 from nebh.host import processes
 from nebh.model.errors import BadInput, Failed
 from nebh.model.network import Backend, IngressPlan, Slot, SlotChange, SlotState
-from nebh.model.service import Route, TlsFiles
+from nebh.model.service import Route, RouteTls
 
 pytestmark = pytest.mark.root
 
@@ -134,7 +134,7 @@ def _certificate(folder, host):
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     argv += ["-keyout", str(key), "-out", str(cert), "-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}"]
     subprocess.run(argv, check=True, capture_output=True, timeout=30)
-    return TlsFiles(cert=str(cert), key=str(key))
+    return RouteTls(cert=str(cert), key=str(key))
 
 
 def test_tls_hosts_redirect_and_speak_http2(place):
@@ -177,7 +177,7 @@ def test_a_bad_certificate_is_refused_and_changes_nothing(place):
     ingress.ensure(_plan(_backend(READY)))
     bad = place.folder / "bad.pem"
     bad.write_text("no certificate\n")
-    route = Route(port=8080, host="safe.example", tls=TlsFiles(cert=str(bad), key=str(bad)))
+    route = Route(port=8080, host="safe.example", tls=RouteTls(cert=str(bad), key=str(bad)))
     with pytest.raises(Failed, match="cannot change the proxy's listeners"):
         ingress.configure(_plan(_backend(READY, routes=(WEB, route))))
     assert place.ask("web.example")["version"] == "v1"

@@ -10,7 +10,7 @@ from nebh.drivers.ingress.config import secure_hosts
 from nebh.host.files import read_bounded, write_atomic
 from nebh.model.errors import BadInput
 from nebh.model.network import IngressPlan
-from nebh.model.service import TlsFiles
+from nebh.model.service import RouteTls
 
 _LIMIT = 1 << 20
 
@@ -28,7 +28,7 @@ class Certificates:
         written before is used, or the host goes without HTTPS, so that one bad file does not keep all others down."""
         found: dict[str, str] = {}
         for host, route in secure_hosts(plan).items():
-            if route.tls is None:
+            if route.tls is None or not route.tls.is_file:
                 continue
             try:
                 found[host] = self._bundle(route.tls)
@@ -47,7 +47,7 @@ class Certificates:
             if path.name not in used:
                 path.unlink(missing_ok=True)
 
-    def _bundle(self, files: TlsFiles) -> str:
+    def _bundle(self, files: RouteTls) -> str:
         chain = read_bounded(Path(files.cert).resolve(), limit=_LIMIT)
         key = read_bounded(Path(files.key).resolve(), limit=_LIMIT)
         data = chain.rstrip() + b"\n" + key.rstrip() + b"\n"

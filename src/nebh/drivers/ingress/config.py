@@ -33,6 +33,8 @@ class Places:
     secure: str
     certificates: str
     bundles: str
+    challenges: str
+    keys: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ def check_routes(plan: IngressPlan) -> None:
                 raise BadInput(
                     f"cannot route {text!r} to {backend.service}: a host or path holds a forbidden character"
                 )
+            if "/" in route.host or route.host.startswith("."):
+                raise BadInput(f"cannot route {text!r} to {backend.service}: its host is no host name")
             claim = f"TCP port {route.tcp_port}" if route.tcp_port else f"`{route_key(route)[:-1]}`"
             if route.tcp_port in {plan.http_port, plan.https_port} - {0}:
                 raise BadInput(f"cannot route {claim} to {backend.service}: HTTP has that port")
@@ -95,6 +99,21 @@ def secure_hosts(plan: IngressPlan) -> dict[str, Route]:
     return dict(sorted(found.items()))
 
 
+def managed_hosts(plan: IngressPlan) -> dict[str, bytes]:
+    """Return the PEM by host of those that have one which is no file of the node."""
+    hosts = secure_hosts(plan)
+    return {
+        host: plan.pems[host]
+        for host, route in hosts.items()
+        if host in plan.pems and route.tls and not route.tls.is_file
+    }
+
+
+def key_place(host: str, places: Places) -> str:
+    """Return the name that the proxy knows a host's chain and key by: a file only while it starts or reloads."""
+    return f"{places.keys}/{host}.pem"
+
+
 def ports_of(plan: IngressPlan) -> tuple[int, ...]:
     """Return every TCP port that the proxy listens on for this plan."""
     ports = {port for backend in plan.backends for port in tcp_ports(backend)} | {plan.http_port}
@@ -119,14 +138,26 @@ def routes_map(layout: Layout) -> dict[str, str]:
 
 def secure_map(layout: Layout) -> dict[str, str]:
     """Return whose plain requests are sent to HTTPS, by key: those to hosts with a certificate ("1"), but for the
-    routes that are declared without one ("0"): an ACME client must be answered on plain HTTP."""
-    hosts = secure_hosts(layout.plan)
+    routes that are declared without one ("0"): an ACME client must be answered on plain HTTP. A host that still waits
+    for its certificate goes on over plain HTTP."""
+    managed = managed_hosts(layout.plan)
+    hosts = {host for host, route in secure_hosts(layout.plan).items() if host in managed or _has_files(route)}
     pairs = {f"{host or ANY_HOST}/": "1" for host in hosts}
     for backend in layout.plan.backends:
         for route in backend.routes:
             if not route.tcp_port and route.host.lower() in hosts:
                 pairs[route_key(route)] = "1" if route.tls is not None else "0"
     return dict(sorted(pairs.items()))
+
+
+def _has_files(route: Route) -> bool:
+    return route.tls is not None and route.tls.is_file
+
+
+def challenges_map(layout: Layout) -> dict[str, str]:
+    """Return the thumbprint that tokens of HTTP-01 are answered with, by host."""
+    hosts = secure_hosts(layout.plan)
+    return {host: text for host, text in sorted(layout.plan.challenges.items()) if host in hosts}
 
 
 def with_live_states(plan: IngressPlan, live: dict[tuple[str, int], Slot]) -> IngressPlan:
@@ -150,13 +181,15 @@ def map_text(pairs: Mapping[str, str]) -> str:
     return "".join(f"{key} {value}\n" for key, value in pairs.items())
 
 
-def certificates_text(layout: Layout, places: Places) -> str:
-    """Return the crt-list file: which PEM bundle answers for which name."""
-    lines = (
+def certificates_text(layout: Layout, places: Places, *, managed: bool = True) -> str:
+    """Return the crt-list file: which PEM bundle answers for which name. managed: those too that are no files of the
+    node, which come and go without a reload."""
+    lines = [
         f"{places.bundles}/{layout.bundles[host]} {host}".rstrip()
         for host in secure_hosts(layout.plan)
         if host in layout.bundles
-    )
+    ]
+    lines += [f"{key_place(host, places)} {host}" for host in managed_hosts(layout.plan)] if managed else []
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -165,7 +198,7 @@ def structure_hash(layout: Layout, places: Places) -> str:
     bare = tuple(replace(backend, slots=()) for backend in layout.plan.backends)
     without_slots = replace(layout, plan=replace(layout.plan, backends=bare))
     # a plain HTTP backend is a spare one to HAProxy: only those with TCP routes have a shape of their own
-    text = config_text(without_slots, places, slots=False) + certificates_text(without_slots, places)
+    text = config_text(without_slots, places, slots=False) + certificates_text(without_slots, places, managed=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -228,6 +261,7 @@ def _http_frontend(layout: Layout, places: Places) -> str:
         "frontend http\n"
         + _binds(layout.plan.http_port, layout)
         + _request_rules(places, scheme="http")
+        + _CHALLENGE.format(places=places)
         + f"    http-request redirect code 308 location {target} if {{ var(txn.secure) -m str 1 }}\n"
         + _DISPATCH
     )
@@ -305,6 +339,13 @@ _REQUEST = """\
     http-request del-header X-Real-IP
     http-request set-header X-Forwarded-For %[src]
     http-request set-header X-Forwarded-Proto {scheme}
+"""
+
+# HTTP-01 is answered before any redirect, for every token: it only helps the one account whose key the executor keeps.
+_CHALLENGE = """\
+    http-request set-var(txn.acme) var(txn.host),map({places.challenges})
+    http-request return status 200 content-type "text/plain" lf-string "%[path,field(-1,/)].%[var(txn.acme)]" if \
+{{ var(txn.acme) -m found }} {{ path -m reg ^/\\.well-known/acme-challenge/[A-Za-z0-9_-]{{1,256}}$ }}
 """
 
 _DISPATCH = (

@@ -17,6 +17,7 @@ from nebh.drivers.ingress.config import (
     Layout,
     Places,
     certificates_text,
+    challenges_map,
     check_routes,
     config_text,
     map_text,
@@ -28,6 +29,7 @@ from nebh.drivers.ingress.config import (
     structure_hash,
     with_live_states,
 )
+from nebh.drivers.ingress.proxy_keys import ProxyKeys
 from nebh.drivers.ingress.runtime import Runtime, Want, add_counters, state_commands
 from nebh.host import processes
 from nebh.host.files import write_atomic
@@ -75,9 +77,12 @@ class HaproxyIngress:
             secure=str(state / "secure.map"),
             certificates=str(state / "certificates.list"),
             bundles=str(state / "bundles"),
+            challenges=str(state / "challenges.map"),
+            keys=str(run / "keys"),
         )
         self._runtime = Runtime(run / "admin.sock", run / "master.sock")
         self._certificates = Certificates(state / "bundles", uid=uid, gid=gid)
+        self._keys = ProxyKeys(run / "admin.sock", self._places, uid=uid, gid=gid)
         self._lock = threading.Lock()
         self._numbers: dict[str, int] = {}
         self._structure = ""
@@ -97,7 +102,8 @@ class HaproxyIngress:
             structure = structure_hash(layout, self._places)
             if not self._adopt():
                 self._write(layout)
-                self._start(plan)
+                with self._keys.as_files(plan):
+                    self._start(plan)
                 self._structure = structure
                 self._write_ledger()
             elif structure != self._structure:
@@ -248,8 +254,9 @@ class HaproxyIngress:
         numbers = self._numbers
         try:
             self._write(layout)
-            run(Command(argv=(PROGRAM, "-c", "-q", "-f", str(self._state / "haproxy.cfg"))))
-            self._swap_worker()
+            with self._keys.as_files(layout.plan):
+                run(Command(argv=(PROGRAM, "-c", "-q", "-f", str(self._state / "haproxy.cfg"))))
+                self._swap_worker()
         except (CommandFailed, Failed) as error:
             self._numbers = numbers
             for path, data in before.items():
@@ -344,6 +351,8 @@ class HaproxyIngress:
         named = {want.name for want in wants}
         stray = (name for name, server in live.items() if name not in named and server.state is not SlotState.MAINT)
         self._runtime.command(tuple(line for name in stray for line in state_commands(name, SlotState.MAINT)))
+        self._keys.settle(layout.plan)
+        self._runtime.set_map(self._places.challenges, challenges_map(layout))
         self._runtime.set_map(self._places.secure, secure_map(layout))
         self._runtime.set_map(self._places.routes, routes_map(layout))
         self._plan = layout.plan
@@ -363,13 +372,14 @@ class HaproxyIngress:
         texts = {
             Path(self._places.routes): map_text(routes_map(layout)),
             Path(self._places.secure): map_text(secure_map(layout)),
+            Path(self._places.challenges): map_text(challenges_map(layout)),
             Path(self._places.certificates): certificates_text(layout, self._places),
             self._state / "haproxy.cfg": config_text(layout, self._places),
         }
         return {path: text.encode() for path, text in texts.items()}
 
     def _files(self) -> dict[Path, bytes]:
-        names = ("routes.map", "secure.map", "certificates.list", "haproxy.cfg")
+        names = ("routes.map", "secure.map", "challenges.map", "certificates.list", "haproxy.cfg")
         paths = (self._state / name for name in names)
         return {path: path.read_bytes() for path in paths if path.exists()}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nebh.model.api.deploying import Deployment
 from nebh.model.backup import BackupRow
+from nebh.model.certificate import CertificateRow
 from nebh.model.kept import SnapshotRow, VolumeRow
 from nebh.model.running import InstanceRow, Running
 
@@ -23,6 +24,7 @@ class NodeReport:
     volumes: tuple[VolumeRow, ...] = ()
     snapshots: tuple[SnapshotRow, ...] = ()
     backups: tuple[BackupRow, ...] = ()
+    certificates: tuple[CertificateRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
