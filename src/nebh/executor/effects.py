@@ -54,6 +54,11 @@ EFFECTS: tuple[str, ...] = (
     "revive.attach",
     "revive.create",
     "revive.start",
+    "reload.give",
+    "reload.tell",
+    "back.give",
+    "back.tell",
+    "back.end",
     "rotate.give",
     "rotate.signal",
 )

@@ -10,6 +10,7 @@ from nebh.executor.data import make_volumes
 from nebh.executor.effects import effect
 from nebh.executor.hooks import run_hooks
 from nebh.executor.instances import build
+from nebh.executor.live import goes_live
 from nebh.executor.run import Run
 from nebh.executor.secrets import fetch_secrets
 from nebh.host import marks
@@ -51,8 +52,10 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             fetch_image(run, row.id, release)
             _fetch_config(run, row.id, release)
             fetch_secrets(run.context, release)
+            row = _decide_live(run.context, row, release)
             make_volumes(run.context, row, release)
-            _make_instances(run, row)
+            if not row.live:
+                _make_instances(run, row)
     except Refused as error:
         discard(run, row)
         return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
@@ -63,6 +66,12 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
         discard(run, row)
         return run.move(row, State.DROPPED, reason=run.cancelled())
     return run.move(row, State.PREPARED)
+
+
+def _decide_live(context: Context, row: TransactionRow, release: Release) -> TransactionRow:
+    """Journal whether this transaction only replaces files under the instances that run."""
+    live = goes_live(context, row, release)
+    return row if live is row.live else context.work.set_live(row.id, live=live)
 
 
 def _with_hint(error: Exception) -> str:

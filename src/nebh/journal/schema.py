@@ -55,4 +55,6 @@ ALTER TABLE transactions ADD COLUMN data TEXT NOT NULL DEFAULT '';
 ALTER TABLE transactions ADD COLUMN snapshot TEXT NOT NULL DEFAULT '';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA)
+_LIVE = "ALTER TABLE transactions ADD COLUMN live INTEGER NOT NULL DEFAULT 0;"
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA, _LIVE)
