@@ -40,7 +40,8 @@ NODE_ID = "1" * 32
 
 @dataclass
 class StandIn:
-    """A node. behaviour of the next run: commit, refuse, back, wait (until an order ends it), mute."""
+    """A node. behaviour of the next run: commit, refuse, back, wait (until an order ends it), mute. broken: services
+    whose releases above a number are prepared, and roll back when they run."""
 
     socket: Path
     cluster_id: str
@@ -55,6 +56,7 @@ class StandIn:
     order: int = 0
     snapshot: int = 0
     running: dict[str, Running] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
     waiting: Assignment | None = None
     took: list[Assignment | Order] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -192,6 +194,10 @@ class StandIn:
                 target=wish.counter,
             )
             return self.say(client, words[0], Outcome.ACCEPTED, words[1], words[2])
+        if wish.phase is Phase.PREPARE:
+            return self.say(client, words[0], Outcome.PREPARED, words[1], words[2])
+        if wish.counter > self.broken.get(wish.service, wish.counter):
+            return self.say(client, words[0], Outcome.ROLLED_BACK, words[1], words[2], detail="check failed")
         self.set(wish, counter=wish.counter, replicas=wish.replicas)
         return self.say(client, words[0], Outcome.COMMITTED, words[1], words[2], phases={"starting": 3})
 

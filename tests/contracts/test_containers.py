@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.fake import FakeContainers
 from nebh.model.errors import Failed, NotFound
 from nebh.model.instance import Status
@@ -163,6 +163,39 @@ def test_secrets_are_files_of_the_container_and_are_replaced_in_one_step(rig):
     driver.delete("web-7-0-1")
     with pytest.raises(Failed, match="gone"):
         driver.give_secrets("web-7-0-1", second)
+
+
+def one_set(word: str) -> dict[str, PlacedFile]:
+    return {f"/etc/{name}": PlacedFile(data=f"{name} {word}\n".encode(), mode=0o444, owner=0) for name in ("a", "b")}
+
+
+def test_live_files_are_replaced_together_under_a_container(rig):
+    driver = rig.driver
+    if isinstance(rig, ContainerRig):
+        for name in ("a", "b"):
+            (rig.tree / "etc" / name).touch(mode=0o444)
+        first = rig.plan("web-7-0-1", *SLEEPER, live=one_set("one"))
+    else:
+        first = replace(rig.plan("web-7-0-1", *SLEEPER), live=one_set("one"))
+    driver.create(first)
+    assert driver.live_paths("web-7-0-1") == ("/etc/a", "/etc/b")
+    half = {**one_set("two"), "/etc/b": one_set("one")["/etc/b"]}
+    assert driver.give_files("web-7-0-1", half) == ("/etc/a",), "before it runs"
+    driver.start("web-7-0-1")
+    assert driver.give_files("web-7-0-1", one_set("two")) == ("/etc/b",)
+    assert driver.give_files("web-7-0-1", one_set("two")) == ()
+    assert driver.give_files("web-7-0-1", one_set("one")) == ("/etc/a", "/etc/b")
+    assert driver.observe("web-7-0-1").status is Status.RUNNING
+    driver.create(rig.plan("web-7-0-2", *SLEEPER))
+    assert driver.live_paths("web-7-0-2") == driver.live_paths("web-7-0-3") == ()
+    for name, live in (("web-7-0-2", one_set("x")), ("web-7-0-3", one_set("x")), ("web-7-0-1", {}), ("web-7-0-2", {})):
+        with pytest.raises(Failed, match=r"made with others, or it is gone"):
+            driver.give_files(name, live)
+    with pytest.raises(Failed, match=r"made with others"):
+        driver.give_files("web-7-0-1", {"/etc/a": one_set("x")["/etc/a"]})
+    driver.delete("web-7-0-1")
+    with pytest.raises(Failed, match="gone"):
+        driver.give_files("web-7-0-1", one_set("two"))
 
 
 def test_a_frozen_container_stands_still_and_can_be_deleted(rig):

@@ -16,6 +16,7 @@ from nebh.model.service import Update
 from nebh.model.statement import Outcome
 from nebh.testing.journal_view import open_journal
 from nebh.testing.node import BAD, GOOD, Node
+from nebh.testing.node_configs import read_files, reload_failing_its_check, reload_told_in_vain, reloading
 from nebh.testing.node_secrets import rotating
 from nebh.testing.whole import check_whole, decisions, outcomes
 
@@ -66,7 +67,11 @@ DURING = {
     "back.switch": "CHECKING",
     "back.endpoints": "CHECKING",
     "back.revive": "ROLLING_BACK",
+    "back.give": "ROLLING_BACK",
+    "back.tell": "ROLLING_BACK",
+    "back.end": "ROLLING_BACK",
     "back": "",
+    "reload": "STARTING",
     "sweep": "",
     "revive": "",
     "rotate": "",
@@ -126,10 +131,15 @@ class Scenario:
 
 
 UPDATE = Scenario(update, True, Outcome.COMMITTED)
+RELOADS_BACK = Scenario(reload_failing_its_check, False, Outcome.ROLLED_BACK)
 YIELDING = Scenario(yielding, False, Outcome.ROLLED_BACK)
 SCENARIOS = {
     "start.yield": YIELDING,
     "back.revive": YIELDING,
+    "reload": Scenario(reloading, True, Outcome.COMMITTED),
+    "back.give": RELOADS_BACK,
+    "back.tell": RELOADS_BACK,
+    "back.end": Scenario(reload_told_in_vain, False, Outcome.ROLLED_BACK),
     "back": Scenario(failing, False, Outcome.ROLLED_BACK),
     "state.rolling_back": Scenario(failing, False, Outcome.ROLLED_BACK),
     "state.rolled_back": Scenario(failing, False, Outcome.ROLLED_BACK),
@@ -145,6 +155,11 @@ def scenario_of(point: str) -> Scenario:
     name = point.rpartition(".")[0]
     return SCENARIOS.get(name, SCENARIOS.get(name.partition(".")[0], UPDATE))
 
+
+RELOADING = (reloading, reload_failing_its_check, reload_told_in_vain)
+ELSEWHERE = ("data.", "hook.", "storage.", "prepare.volumes", "start.attach", "start.create", "backup.", "certificate.")
+"""What only a service with data, hooks, backups or certificates passes: killed at in test_data_kills.py,
+test_backup_kills.py, tests/executor/test_data.py and tests/acme."""
 
 TABLE: list[str] = []
 
@@ -170,6 +185,8 @@ def die_and_recover(node: Node, point: str, *, power: bool, slowly: bool = False
     node.settle()
     wish = YIELDING if slowly else scenario_of(point)
     new, nonce = wish.act(node)
+    if wish.act in RELOADING:
+        old = new - 1  # the scenario's own, with the files that are changed then
     status = node.wait_executor(patience=120)
     assert status == -signal.SIGKILL, f"the executor lives on or ended otherwise: {status}\n{node.tail()}"
     assert node.trace.read_text().splitlines()[-1:] == [point] or point in node.trace.read_text().splitlines()
@@ -184,6 +201,10 @@ def die_and_recover(node: Node, point: str, *, power: bool, slowly: bool = False
     found = decisions(node)
     assert found == ([(state, DECISIONS[state])] if state else []), point
     check_whole(node, new if wish.ends_new else old)
+    if wish.act in RELOADING:
+        assert read_files(node) == (f"v{new} good\n", f"v{new}\n") if wish.ends_new else (f"v{old} good\n", f"v{old}\n")
+        ended = {"status 503"} if point == "back.end.after" else set()  # and nobody is there to make it anew
+        assert meanwhile in {"", f"v{old}", f"v{new}", *ended}
     if wish.outcome is not None:
         assert outcomes(node, nonce)[-1] == wish.outcome, (point, outcomes(node, nonce))
     if not power and wish.act is update:
@@ -203,6 +224,7 @@ SWITCHED = (
     "state.cutting_over.before",
 )
 POWER = (
+    "reload.give.after",
     "state.preparing.after",
     "start.start.after",
     "state.checking.after",
@@ -213,14 +235,12 @@ POWER = (
     "state.healthy.after",
     "state.committed.after",
     "state.rolled_back.after",
+    "reload.tell.before",
+    "back.give.after",
 )
 
 
-ELSEWHERE = ("backup.", "certificate.")  # test_backup_kills, tests/acme
-HERE = [point for point in fault_points() if not point.startswith(ELSEWHERE)]
-
-
-@pytest.mark.parametrize("point", HERE)
+@pytest.mark.parametrize("point", [one for one in fault_points() if not one.startswith(ELSEWHERE)])
 def test_killed_and_recovered(node: Node, point: str) -> None:
     die_and_recover(node, point, power=False)
 
@@ -282,7 +302,7 @@ def test_killed_while_told_to_go_back(node: Node, point: str) -> None:
     node.until(lambda: set(outcomes(node, back)) == {Outcome.COMMITTED}, "one verdict, though it was offered twice")
 
 
-@pytest.mark.parametrize("point", [*POWER[:4], *(pytest.param(point, marks=pytest.mark.long) for point in POWER[4:])])
+@pytest.mark.parametrize("point", [*POWER[:5], *(pytest.param(point, marks=pytest.mark.long) for point in POWER[5:])])
 def test_power_cut_and_recovered(node: Node, point: str) -> None:
     die_and_recover(node, point, power=True)
 

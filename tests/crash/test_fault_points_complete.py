@@ -14,7 +14,7 @@ from nebh.model.transaction import LEGAL, State
 SOURCE = Path(nebh.executor.__file__).parent
 # What changes the machine, by driver. Everything else that they do only looks.
 CHANGES = {
-    "containers": {"create", "start", "signal", "delete", "give_secrets"},
+    "containers": {"create", "start", "signal", "delete", "give_secrets", "give_files"},
     "networks": {"attach", "detach", "apply", "swap", "ensure"},
     "ingress": {"configure", "switch", "record", "ensure"},
     "dns": {"apply", "ensure"},

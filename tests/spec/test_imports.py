@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_env() -> None:
 
 def test_ini() -> None:
     assert values_of("ini", "top=1\n[db]\nHost = a%b\nport: 5432\n") == {"top": 1, "db": {"Host": "a%b", "port": 5432}}
-    with pytest.raises(SpecErrors, match="already exists"):
+    with pytest.raises(SpecErrors, match="x stands here for the second time"):
         values_of("ini", "[a]\nx=1\nx=2\n")
 
 
@@ -53,7 +55,8 @@ def test_toml() -> None:
 def test_json() -> None:
     found, notes = import_values('{"a": 1.50, "b": null, "c": {"d": null, "e": "{{ x }}"}}', kind="json", file="f")
     assert found == {"a": "1.50", "c": {"e": "{{ x }}"}}
-    assert notes == ("c.d: it is empty: left out", "c.e: it holds a template of another tool, which is text here")
+    holds = "c.e: it holds a template of another tool, which is text here"
+    assert notes == ("b: it is empty: left out", "c.d: it is empty: left out", holds)
     for bad in ("[1]", '{"a": 1,}', "[" * 100_000):
         with pytest.raises(SpecErrors):
             values_of("json", bad)
@@ -123,3 +126,44 @@ def test_a_layer_with_mistakes_says_all_of_them() -> None:
     said = str(caught.value)
     assert len(caught.value.problems) == 4
     assert "did you mean `values`?" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("json", '{"a": ' + "9" * 5000 + "}", "f:1:1: it holds a number that is too long"),
+        ("toml", "a = " + "9" * 5000, "f:1:1: it holds a number that is too long"),
+        ("json", '{"a": {"b": 1, "b": 2}}', "`b` stands twice"),
+        ("env", "A=1\n\nA=2", "f:3:1: A stands here for the second time"),
+        ("json", '{"a":' * 5000, "nested too deep"),
+        ("toml", "a = " + "[" * 5000, "it is not TOML"),
+        ("ini", "b=1\nb=2", "f:2:1: b stands here for the second time"),
+        ("ini", "[a]\nx=1\n[a]\ny=1", r"f:3:1: the section \[a\] stands here"),
+        ("ini", "just words", "f:1:1: it is neither"),
+        ("ini", "a=1\n[a]\nb=2", "a is a key above all sections, and a section"),
+        ("yaml", "$ANSIBLE_VAULT;1.1;AES256\n6162\n", "encrypted by ansible-vault"),
+        ("yaml", "a: !vault |\n  $ANSIBLE_VAULT;1.1\n", "explicit tags"),
+        ("json", "[1]", "no mapping"),
+        ("json", "", "it is not JSON"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_with_its_place(kind: str, text: str, said: str) -> None:
+    with pytest.raises(SpecErrors, match=said):
+        import_values(text, kind=kind, file="f")
+
+
+@pytest.mark.parametrize("kind", ["env", "ini", "toml"])
+def test_a_mark_of_an_editor_is_no_part_of_the_first_key(kind: str) -> None:
+    assert import_values("\ufeffa = 1\n", kind=kind, file="f")[0] == {"a": 1}
+
+
+def test_what_is_left_out_is_said() -> None:
+    values, notes = import_values('{"a": null, "b": [1, null], "c": {"d": null}}', kind="json", file="f")
+    assert values == {"b": [1], "c": {}}
+    assert sorted(one.split(":")[0] for one in notes) == ["a", "b.1", "c.d"]
+
+
+@given(st.binary(max_size=300), st.sampled_from(["env", "ini", "toml", "json", "yaml"]))
+def test_any_text_is_values_or_one_clear_error(data: bytes, kind: str) -> None:
+    with contextlib.suppress(SpecErrors):
+        assert isinstance(import_values(data.decode(errors="replace"), kind=kind, file="f")[0], dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import os
 import sqlite3
 import subprocess
@@ -36,7 +37,7 @@ def test_every_spelling_is_found_and_what_is_like_it_is_not() -> None:
         assert not search.leaks, name
 
 
-@pytest.mark.parametrize("how", ["plain", "zstd", "name", "sqlite", "wal"])
+@pytest.mark.parametrize("how", ["plain", "zstd", "gzip", "link", "large", "edge", "name", "sqlite", "wal"])
 def test_a_leak_in_a_folder_is_found(tmp_path: Path, how: str) -> None:
     canary = Canary()
     place = tmp_path / "deep" / "er"
@@ -50,6 +51,18 @@ def test_a_leak_in_a_folder_is_found(tmp_path: Path, how: str) -> None:
         (place / "file").write_bytes(b"x" * 5000 + canary.value)
     elif how == "zstd":
         (place / "object").write_bytes(zstandard.ZstdCompressor().compress(b"y" * 100 + canary.value))
+    elif how == "gzip":
+        (place / "log.gz").write_bytes(gzip.compress(b"y" * 100 + canary.value))
+    elif how == "link":
+        (place / "link").symlink_to(f"to/{canary.value.hex()}")
+    elif how in ("large", "edge"):
+        with (place / "pool").open("wb") as file:  # as a pool of volumes: large, and mostly holes
+            file.truncate(20 << 30)
+            file.seek((9 << 30) if how == "large" else (32 << 20) - 7)
+            file.write(b"data" * 2000 + canary.value if how == "large" else canary.value)
+            if how == "edge":  # over the end of a piece
+                file.seek(0)
+                file.write(b"x" * ((32 << 20) - 7))
     elif how == "name":
         (place / canary.value.hex()).touch()
     else:

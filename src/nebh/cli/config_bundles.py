@@ -13,7 +13,7 @@ from nebh.drivers.templates.child import RenderHead, render_in_child
 from nebh.images.manifest import encode_manifest, refer_to
 from nebh.images.pack import decode_pack, encode_pack
 from nebh.images.places import add_places
-from nebh.model.config import MAX_BUNDLE, ConfigBundle
+from nebh.model.config import MAX_BUNDLE, ConfigBundle, OnChange
 from nebh.model.config_layer import Bundle, ConfigLayer, ConfigSpec, NodeFacts
 from nebh.model.errors import BadInput, Broken, NotFound, Problem, SpecErrors
 from nebh.model.node import NodeStatus
@@ -22,6 +22,7 @@ from nebh.model.release import Release
 from nebh.model.rendering import NodeRendering
 from nebh.model.service import ServiceSpec
 from nebh.planning.config_bundle import check_template_text, encode_bundle, make_bundle, read_bundle
+from nebh.planning.live import differs_in_texts_alone
 from nebh.planning.schedule import is_placed_on
 
 if TYPE_CHECKING:
@@ -194,17 +195,19 @@ def put_places(report: ImportReport, spec: ServiceSpec, cache: ImageCache) -> Im
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
     """A file whose text changes on some nodes. added, removed: lines, on the first of them; lines: a unified diff of
-    that."""
+    that; follows: what becomes of instances that run for it, None where none does."""
 
     path: str
     nodes: tuple[str, ...]
     added: int
     removed: int
     lines: tuple[str, ...]
+    follows: OnChange | None = None
 
     def __str__(self) -> str:
         shown = ", ".join(self.nodes[:3]) + (f" and {len(self.nodes) - 3} more" if len(self.nodes) > 3 else "")
-        return f"{self.path}: +{self.added} -{self.removed} lines on {shown}"
+        then = f"; then: {self.follows.value}" if self.follows is not None else ""
+        return f"{self.path}: +{self.added} -{self.removed} lines on {shown}{then}"
 
     def plain(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -213,8 +216,23 @@ class FileChange:
             "nodes": list(self.nodes),
             "added": self.added,
             "removed": self.removed,
+            "on_change": self.follows.value if self.follows is not None else "",
             "diff": list(self.lines),
         }
+
+
+def say_what_follows(
+    changes: Iterable[FileChange], old: Release | None, new: Release, *, same_policy: bool = True
+) -> tuple[FileChange, ...]:
+    """Return the changes with what each asks of the instances that run: what it declares, or restart where more than
+    texts differs."""
+    if old is None:
+        return tuple(changes)
+    asked = {one.path: one.on_change for one in new.files}
+    alone = same_policy and differs_in_texts_alone(old, new)
+    return tuple(
+        replace(one, follows=asked.get(one.path, OnChange.RESTART) if alone else OnChange.RESTART) for one in changes
+    )
 
 
 def compare_files(old: Iterable[NodeRendering], new: Iterable[NodeRendering]) -> tuple[FileChange, ...]:

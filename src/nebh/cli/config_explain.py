@@ -19,7 +19,7 @@ from nebh.model.rendering import LineOrigin, Use
 from nebh.planning.config_bundle import resolve
 from nebh.planning.config_merge import Explained
 from nebh.planning.config_merge import explain as explain_tree
-from nebh.planning.config_values import show_value
+from nebh.planning.config_values import RESERVED, show_value
 
 if TYPE_CHECKING:
     from nebh.signing.repository import State
@@ -109,6 +109,8 @@ def _named(uses: Iterable[Use], release: Release) -> str:
 def _said(origin: Origin, release: Release) -> str:
     if origin.layer == "spec":
         return f"the spec (release {release.counter})"
+    if origin.layer == RESERVED:
+        return "the signed record of the node"
     return "the schema's default" if origin.layer == "default" else str(origin)
 
 

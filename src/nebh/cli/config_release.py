@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from nebh.cli.config_bundles import (
     render_all,
     render_loosely,
     renew_bundle,
+    say_what_follows,
     send_bundle,
 )
 from nebh.cli.output import Output, harmless
@@ -27,6 +28,7 @@ from nebh.model.config_layer import ConfigLayer, NodeFacts
 from nebh.model.errors import NebhError, NotFound
 from nebh.model.policy import Policy, ServiceState
 from nebh.model.release import Release
+from nebh.model.statement import Phase
 
 if TYPE_CHECKING:
     from nebh.signing.repository import State
@@ -83,7 +85,8 @@ def plan_layers(session: Session, state: State, new: tuple[ConfigLayer, ...]) ->
             left_out[service] = f"release {running} of it runs, not {newest.counter}; its next deploy takes the layer"
         else:
             release = _next(newest, policy, fresh, new, counter=_next_counter(state, service))
-            renewals.append(Renewal(base=newest, release=release, prepared=fresh, changes=changes, replicas=replicas))
+            told = say_what_follows(changes, newest, release)
+            renewals.append(Renewal(base=newest, release=release, prepared=fresh, changes=told, replicas=replicas))
     return LayerPlan(layers=new, renewals=tuple(renewals), left_out=left_out)
 
 
@@ -190,20 +193,20 @@ class _Kept(Output):
 
 
 def roll_all(session: Session, state: State, plan: LayerPlan) -> int:
-    """Roll the releases out, one after another; what comes after one that fails is not begun. Returns the exit
-    status."""
+    """Roll the releases out, one after another, or together where they say so; what comes after one that fails is not
+    begun. Returns the exit status."""
     out, kept, status = session.out, _Kept(session.out), 0
     left = list(plan.renewals)
     try:
         if out.json_wanted:
             session.out = kept
         while left and status == 0:
-            one = left[0]
-            undo = f"nebh rollback {one.release.service} --to {one.base.counter}"
-            status = roll_out(session, state, one.release, replicas=one.replicas, undo=undo)
-            left.pop(0)
+            batch = together_with(left[0], left)
+            status = roll_together(session, state, batch) if len(batch) > 1 else _roll(session, state, batch[0])
+            left = [one for one in left if one not in batch]
     except NebhError as error:
-        later = ", ".join(one.release.service for one in left[1:])
+        begun = together_with(left[0], left)
+        later = ", ".join(one.release.service for one in left if one not in begun)
         if later and not out.json_wanted:
             out.note(
                 f"not begun, after that: {later}; `nebh deploy` or the next change of config takes the layer there"
@@ -217,6 +220,50 @@ def roll_all(session: Session, state: State, plan: LayerPlan) -> int:
     if out.json_wanted:
         out.document({**plan_document(plan), "rolled": kept.documents, "ok": status == 0})
     return status
+
+
+def _roll(session: Session, state: State, one: Renewal, *, phase: Phase = Phase.RUN) -> int:
+    undo = f"nebh rollback {one.release.service} --to {one.base.counter}" if phase is Phase.RUN else ""
+    return roll_out(session, state, one.release, replicas=one.replicas, phase=phase, undo=undo)
+
+
+def together_with(one: Renewal, others: Iterable[Renewal]) -> tuple[Renewal, ...]:
+    """Return the renewals that move together with one, itself among them."""
+    word = one.release.update.together
+    return tuple(other for other in others if other is one or (word and other.release.update.together == word))
+
+
+def roll_together(session: Session, state: State, batch: tuple[Renewal, ...]) -> int:
+    """Prepare every release; when all are, switch one after another; where one fails, bring back those that have
+    switched and drop those that have not. Returns the exit status; raises what failed."""
+    session.out.note(f"together: {', '.join(one.release.service for one in batch)}")
+    try:
+        for one in batch:
+            status = _roll(session, state, one, phase=Phase.PREPARE)
+            if status != 0:
+                break
+        else:
+            for one in batch:
+                status = _roll(session, state, one)
+                if status != 0:
+                    break
+    except NebhError:
+        _bring_back(session, state, batch)
+        raise
+    if status != 0:
+        _bring_back(session, state, batch)
+    return status
+
+
+def _bring_back(session: Session, state: State, batch: tuple[Renewal, ...]) -> None:
+    """To the releases before, whatever each has come to; one that cannot be brought back is said, and the rest is."""
+    for one in reversed(batch):
+        session.out.note(f"{one.release.service}: back to release {one.base.counter}, as it moves together")
+        try:
+            roll_out(session, state, one.base, replicas=one.replicas, supersede=True)
+        except NebhError as error:
+            hint = f"`nebh rollback {one.release.service} --to {one.base.counter}`"
+            session.out.note(f"{one.release.service}: cannot be brought back: {harmless(error.message)}; {hint}")
 
 
 def facts_on(state: State, policy: Policy, name: str) -> NodeFacts:

@@ -22,6 +22,7 @@ from nebh.cli.config_bundles import (
     read_templates,
     render_all,
     render_loosely,
+    say_what_follows,
     send_bundle,
 )
 from nebh.cli.output import Output, harmless
@@ -320,4 +321,5 @@ def _file_changes(session: Session, state: State, wanted: Wanted) -> tuple[FileC
     new = render_all(wanted.config, nodes) if wanted.config is not None else ()
     if wanted.running is None or wanted.running.config is None:
         return compare_files((), new)
-    return compare_files(render_loosely(fetch_bundle(session, wanted.running), nodes), new)
+    changes = compare_files(render_loosely(fetch_bundle(session, wanted.running), nodes), new)
+    return say_what_follows(changes, wanted.running, wanted.release, same_policy=wanted.policy == wanted.previous)

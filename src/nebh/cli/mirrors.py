@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +81,11 @@ def fill(target: str, manifest: TreeManifest, cache: ImageCache) -> tuple[int, i
     def read(one: str) -> Iterable[bytes]:
         return (data,) if one == digest else cache.objects.read(one)
 
+    return fill_with(target, items, read)
+
+
+def fill_with(target: str, items: Sequence[tuple[str, int]], read: Callable[[str], Iterable[bytes]]) -> tuple[int, int]:
+    """As `fill`, with any objects: (SHA-256, bytes) and what reads each."""
     if target.startswith(("s3:", "s3+http:")):
         store = parse_store(target, find=lambda name: os.environ.get(name, ""))
         with ThreadPoolExecutor(max_workers=JOBS) as pool:

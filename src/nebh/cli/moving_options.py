@@ -23,11 +23,19 @@ def add_moving(images: Any, common: argparse.ArgumentParser) -> None:
             "nebh image push ./rootfs",
             "nebh image push oci:./layout --limit-rate 2M",
             "nebh image push ./rootfs --to s3://store.example/bucket",
+            "nebh image push ./rootfs --to /srv/www/nebh --config-of web",
         ),
     )
     push.add_argument("source", metavar="SOURCE")
     push.add_argument(
         "--to", default="", metavar="MIRROR", help="fill a mirror instead: a folder that a web server shows, or s3://…"
+    )
+    push.add_argument(
+        "--config-of",
+        action="append",
+        default=[],
+        metavar="SERVICE",
+        help="with --to: also what the files of this service's releases are rendered from",
     )
     rate_option(push)
     _door(images, common)

@@ -85,7 +85,7 @@ def swing_back(
     def note() -> None:
         if also is not None:
             also()
-        _note(run, row, reason or row.reason)
+        note_back(run, row, reason or row.reason)
 
     marks.mark("back.computed")
     gc.disable()
@@ -108,7 +108,7 @@ def leave(run: Run, ended: TransactionRow, *, new: Rows, routes_before: NetPolic
     run.sweeper.sweep(tuple(one.id for one in new))
 
 
-def _note(run: Run, row: TransactionRow, reason: str) -> None:
+def note_back(run: Run, row: TransactionRow, reason: str) -> None:
     """The release is marked, unless it was not at fault, and its policy does not take effect."""
     accepted = run.context.accepted
     if row.kind == "deploy" and not reason.startswith(CRASHED):

@@ -58,7 +58,7 @@ def owned(context: Context, policy: Policy, release: Release, *, replicas: int) 
 def _of(context: Context, row: TransactionRow) -> tuple[Owned, ...]:
     """Return the volumes that a transaction's release writes alone."""
     release = context.accepted.release(row.service, row.epoch, row.to_counter)
-    if release is None or row.kind in local.ENDING:
+    if release is None or row.live or row.kind in local.ENDING:
         return ()
     policy = context.policy(row.service) if context.brings_policy(row) else context.effective(row.service)
     return tuple(one for one in owned(context, policy, release, replicas=row.replicas) if one.part.exclusive)
@@ -66,7 +66,7 @@ def _of(context: Context, row: TransactionRow) -> tuple[Owned, ...]:
 
 def stands_alone(context: Context, row: TransactionRow) -> bool:
     """Tell whether the old side must have ended before the new one starts, because one of the two owns data."""
-    if row.kind in local.ENDING:
+    if row.live or row.kind in local.ENDING:
         return False
     return bool(_of(context, row)) or _old_owns(context, row)
 
@@ -81,6 +81,8 @@ def _old_owns(context: Context, row: TransactionRow) -> bool:
 
 def yields(context: Context, row: TransactionRow) -> bool:
     """Tell whether a transaction ends the old instances before the new ones start."""
+    if row.live:
+        return False
     release = context.accepted.release(row.service, row.epoch, row.to_counter)
     return (release is not None and not release.update.overlap) or stands_alone(context, row)
 

@@ -7,15 +7,16 @@ import logging
 import threading
 from collections.abc import Callable
 
-from nebh.executor.back import CRASHED, rolling_back
+from nebh.executor.back import CRASHED
 from nebh.executor.context import Context
 from nebh.executor.data import tidy_snapshots
 from nebh.executor.dataplane import Dataplane
+from nebh.executor.live_switch import going_back, switching
 from nebh.executor.prepare import assigned, discard, preparing
 from nebh.executor.run import Run, TurnBack
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
-from nebh.executor.switchover import prepared, starting
+from nebh.executor.switchover import prepared
 from nebh.executor.trust import Trust
 from nebh.executor.verdict import checking, healthy
 from nebh.model.errors import NebhError
@@ -28,10 +29,10 @@ STEPS: dict[State, Callable[[Run, TransactionRow], TransactionRow | None]] = {
     State.ASSIGNED: assigned,
     State.PREPARING: preparing,
     State.PREPARED: prepared,
-    State.STARTING: starting,
+    State.STARTING: switching,
     State.CHECKING: checking,
     State.HEALTHY: healthy,
-    State.ROLLING_BACK: rolling_back,
+    State.ROLLING_BACK: going_back,
 }
 MOST_ATTEMPTS = 3
 KEPT_TRANSACTIONS = 200
@@ -246,7 +247,7 @@ class Engine:
             with contextlib.suppress(NebhError):  # a full disk: what is old may stay a little longer
                 self._context.work.prune(keep=KEPT_TRANSACTIONS)
                 self._context.database.checkpoint()
-        if row.state in (State.DROPPED, State.REFUSED):
+        if row.live or row.state in (State.DROPPED, State.REFUSED):
             self._sweeper.prune_now()  # it has no instance whose leaving would
         self.on_end(row)
         self._again(row)

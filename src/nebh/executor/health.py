@@ -93,10 +93,15 @@ def _wait_for(
 class Bake:
     """Watches the new side for the declared time. `step` returns why it failed, or ""."""
 
-    def __init__(self, context: Context, release: Release, rows: tuple[InstanceRow, ...]) -> None:
+    def __init__(
+        self, context: Context, release: Release, rows: tuple[InstanceRow, ...], *, live: bool = False
+    ) -> None:
+        """live: the instances are older than the release, whose files they were given."""
         self._context = context
         self._release = release
         self._rows = rows
+        self._live = live
+        self._restarts = {one.id: one.restarts for one in rows}
         ready = readiness(release)
         self._checks = release.update.checks or ((ready,) if ready is not None else ())
         self._due: dict[tuple[str, str], float] = {}
@@ -108,8 +113,8 @@ class Bake:
         """Make every check that is due; wait until the next is."""
         for row in self._rows:
             now = self._context.work.instance(row.id)
-            # made by this very transaction: it has never ended, or not well (a reboot counts no restart)
-            if now is None or now.restarts:
+            # a reboot counts no restart; what this very transaction made has none
+            if now is None or now.restarts > self._restarts_before(row):
                 ended = now.last_exit if now else "it is gone"
                 return f"{row.id} did not stay up: {ended}"
             for check in self._checks:
@@ -117,6 +122,9 @@ class Bake:
                 if reason:
                     return reason
         return self._proxy_errors()
+
+    def _restarts_before(self, row: InstanceRow) -> int:
+        return self._restarts[row.id] if self._live else 0
 
     @property
     def unseen(self) -> str:

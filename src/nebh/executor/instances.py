@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from nebh.drivers.containers.base import ContainerPlan, PlacedFile
+from nebh.drivers.containers.base import ContainerPlan
 from nebh.drivers.containers.oci_config import render_config
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
+from nebh.executor.live import placed
 from nebh.executor.secrets import Given, open_secrets
 from nebh.model.errors import Broken
 from nebh.model.instance import InstanceFacts, Observed, Status
@@ -55,7 +56,8 @@ def container_plan(
     subnets = context.subnets()
     pair = addresses(subnets, row.address)
     etc = etc_files(subnets, row, policy)
-    folder = context.layout.bundles / row.id / "files"
+    files, live = (placed(context, release, live_ones=wanted) for wanted in (False, True))
+    folder = context.layout.bundles / row.id
     facts = InstanceFacts(
         instance=row.id,
         replica=row.replica,
@@ -74,10 +76,9 @@ def container_plan(
             folder: str(context.layout.bundles / row.id / "secrets" / name)
             for folder, name in folders_of(release.secrets).items()
         },
-        files={one.path: str(folder / f"{number}") for number, one in enumerate(release.files)},
+        files={path: str(folder / "files" / f"{number}") for number, path in enumerate(files)},
+        live=str(folder / "live") if live else "",
     )
-    texts = context.configs.files(release)
-    owner = facts.uid_base + release.user
     return ContainerPlan(
         instance=row.id,
         tree=context.layout.trees / release.images["main"].manifest,
@@ -88,7 +89,8 @@ def container_plan(
         secrets=given.files,
         secret_env=given.env,
         user=release.user,
-        files=tuple(PlacedFile(data=texts[one.path], mode=one.mode, owner=owner) for one in release.files),
+        files=tuple(files.values()),
+        live=live,
     )
 
 

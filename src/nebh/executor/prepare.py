@@ -11,6 +11,7 @@ from nebh.executor.data import make_volumes
 from nebh.executor.effects import effect
 from nebh.executor.hooks import run_hooks
 from nebh.executor.instances import build
+from nebh.executor.live import goes_live
 from nebh.executor.run import Run
 from nebh.executor.secrets import fetch_secrets
 from nebh.executor.tls_keys import check_secrets
@@ -57,9 +58,11 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             policy = run.context.policy_for(row)
             fetch_secrets(run.context, release, more=tls_secrets(policy.net.routes))
             check_secrets(run.context, policy)
+            row = _decide_live(run.context, row, release)
             make_volumes(run.context, row, release)
             fetch_backups(run, row)
-            _make_instances(run, row)
+            if not row.live:
+                _make_instances(run, row)
     except (NebhError, OSError) as error:
         discard(run, row)
         return _give_up(run, row, _said(row, error))
@@ -80,6 +83,12 @@ def _give_up(run: Run, row: TransactionRow, error: NebhError) -> TransactionRow:
     if isinstance(error, Refused):
         return run.move(row, State.REFUSED, reason=_with_hint(error), rule=error.rule)
     return run.move(row, State.DROPPED, reason=_with_hint(error))
+
+
+def _decide_live(context: Context, row: TransactionRow, release: Release) -> TransactionRow:
+    """Journal whether this transaction only replaces files under the instances that run."""
+    live = goes_live(context, row, release)
+    return row if live is row.live else context.work.set_live(row.id, live=live)
 
 
 def _with_hint(error: Exception) -> str:

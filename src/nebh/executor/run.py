@@ -29,6 +29,11 @@ _SAID: dict[State, tuple[str, Severity, Outcome | None]] = {
     State.REFUSED: ("refused", Severity.WARNING, Outcome.REFUSED),
     State.DROPPED: ("dropped before anything visible changed", Severity.WARNING, Outcome.FAILED),
 }
+_SAID_LIVE = {
+    State.PREPARED: "its files are rendered; nothing visible has changed",
+    State.STARTING: "replacing files under the instances that run",
+    State.CHECKING: "the new files are in place; checking",
+}
 
 
 TurnBack = Callable[[str, Callable[[], None]], bool]
@@ -94,6 +99,7 @@ class Run:
     def say(self, row: TransactionRow) -> None:
         """Tell people and the controller what state a transaction is in."""
         text, severity, outcome = _SAID[row.state]
+        text = _SAID_LIVE.get(row.state, text) if row.live else text
         what = f"{row.service}: {row.kind} to release {row.to_counter}: {text}"
         self.context.event(
             f"transaction.{row.state.value.lower().replace('_', '-')}",
@@ -108,8 +114,11 @@ class Run:
             self.context.receipt_for(row, outcome)
 
     def sides(self, row: TransactionRow) -> tuple[tuple[InstanceRow, ...], tuple[InstanceRow, ...]]:
-        """Return (new, old) instances of an open transaction, whatever their roles are by now."""
+        """Return (new, old) instances of an open transaction, whatever their roles are by now. One that replaces files alone
+        has no old ones: those that run are its new ones."""
         rows = self.context.work.instances(row.service)
+        if row.live:
+            return tuple(one for one in rows if one.role is Role.SERVING), ()
         new = tuple(one for one in rows if one.txn == row.id and one.role in (Role.NEW, Role.SERVING))
         if row.cutover:
             return new, tuple(one for one in rows if one.role is Role.OLD)

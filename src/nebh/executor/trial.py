@@ -28,7 +28,7 @@ class Trial:
         self._run = run
         self._row = row
         self._new, self._old = run.sides(row)
-        self._alone = stands_alone(run.context, row)
+        self._slow = row.live or stands_alone(run.context, row)
         self._turn = threading.Lock()
         self._left: TransactionRow | None = None
         self._seen: tuple[int, Switch | None] = (-1, None)  # one value: two threads look
@@ -36,8 +36,8 @@ class Trial:
 
     def look(self) -> Switch | None:
         """Return the way back, computed again if the journal is not as it was. There is none while an old instance does
-        not run: then ROLLING_BACK is journalled, and it is revived first. Nor is there one where data must go back too."""
-        if self._alone:
+        not run: then ROLLING_BACK is journalled, and it is revived first. Nor is there one where data or files must go back too."""
+        if self._slow:
             return None
         changes = self._run.context.database.changes
         seen, way = self._seen

@@ -34,7 +34,7 @@ def checking(run: Run, row: TransactionRow) -> TransactionRow | None:
     trial.look()
     run.offer(trial.turn_back)
     try:
-        ended = _watch(run, row, release, trial, Bake(context, release, new))
+        ended = _watch(run, row, release, trial, Bake(context, release, new, live=row.live))
     finally:
         run.offer(None)
     if ended is not None:

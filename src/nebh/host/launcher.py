@@ -36,7 +36,8 @@ _userns_made: dict[int, int] = {}  # by their first id
 class Launch:
     """A conmon to start, which calls `runtime`. tree is shown at `root`, its ids mapped from `uid_base` on; cgroups:
     folders conmon enters; output: file in the bundle for what conmon itself says; secrets: MemoryFile values, whose bytes
-    come in a descriptor, for the folder secret_root; covered: a file there and the file that it covers, () = none."""
+    come in a descriptor, for the folder secret_root; covered: a file there and the file that it covers, () = none; links:
+    symbolic links, each with the file below `root` in whose place the container sees it."""
 
     argv: tuple[str, ...]
     runtime: str
@@ -48,6 +49,7 @@ class Launch:
     secret_root: str = ""
     secrets: list[dict[str, Any]] = field(default_factory=list)
     covered: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def fork_launcher(*, keep_fds: tuple[int, ...] = ()) -> Worker:
@@ -164,6 +166,8 @@ def _spawn_conmon(plan: Launch, *, sync: int, start: int, values: int) -> tuple[
         output = _open(stack, plan.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
         stack.enter_context(_mounts_of_its_own())
         namespaces.bind_idmapped(Path(plan.tree), Path(plan.root), userns=userns)
+        for link, place in plan.links:
+            namespaces.show_link(Path(link), root=Path(plan.root), place=place)
         if plan.secret_root:
             secret_mounts.fill(Path(plan.secret_root), plan.secrets, values)
             if plan.covered:

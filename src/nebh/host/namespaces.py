@@ -33,6 +33,7 @@ _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442  # the same 
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 
@@ -132,6 +133,28 @@ def bind_idmapped(source: Path, target: Path, *, userns: int) -> None:
         move_mount(tree, target)
     finally:
         os.close(tree)
+
+
+def show_link(link: Path, *, root: Path, place: str) -> None:
+    """Show the symbolic link `link` itself, not what it leads to, in the place of the file `place` (absolute) below
+    `root`. No link is followed on the way there."""
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    *parents, name = place.strip("/").split("/")
+    folder = os.open(root, flags | os.O_DIRECTORY)
+    try:
+        for part in parents:
+            inner = os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        clone = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW
+        tree = _checked(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(link), clone), f"open_tree {link}")
+        try:
+            where = (folder, os.fsencode(name), _MOVE_MOUNT_F_EMPTY_PATH)
+            _checked(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", *where), f"move_mount {place}")
+        finally:
+            os.close(tree)
+    finally:
+        os.close(folder)
 
 
 def make_userns(*, base: int, size: int) -> int:

@@ -14,7 +14,7 @@ from nebh.model.work import InstanceRow, Role, ServiceRow, TransactionRow, Wante
 KEPT_EFFECTS = 5_000
 _TRANSACTION = (
     "id, service, kind, state, epoch, from_counter, to_counter, replicas, nonce, phase, cutover, attempt, created_at,"
-    " changed_at, reason, rule, phases, data, snapshot"
+    " changed_at, reason, rule, phases, data, snapshot, live"
 )
 _INSTANCE = "id, service, epoch, counter, replica, attempt, address, slot, role, txn, created_at, restarts, last_exit"
 _SERVICE = "service, uid_index, epoch, counter, replicas, wanted, assignment"
@@ -155,6 +155,11 @@ class Work:
         self.database.write("UPDATE transactions SET data = ? WHERE id = ?", choice, number)
         return self.transaction(number)
 
+    def set_live(self, number: int, *, live: bool) -> TransactionRow:
+        """Note whether the transaction only replaces files under running instances; return the row as it is now."""
+        self.database.write("UPDATE transactions SET live = ? WHERE id = ?", int(live), number)
+        return self.transaction(number)
+
     def adopt(self, number: int, *, nonce: str, phase: str) -> None:
         """Let a later command take over a prepared transaction."""
         self.database.write("UPDATE transactions SET nonce = ?, phase = ? WHERE id = ?", nonce, phase, number)
@@ -227,6 +232,12 @@ class Work:
         with self.database.atomically():
             for name, role in roles.items():
                 self.database.write("UPDATE instances SET role = ? WHERE id = ?", role.value, name)
+
+    def set_counter(self, names: tuple[str, ...], counter: int) -> None:
+        """Let instances be of another release of their service, in one commit."""
+        with self.database.atomically():
+            for name in names:
+                self.database.write("UPDATE instances SET counter = ? WHERE id = ?", counter, name)
 
     def note_exit(self, name: str, text: str) -> None:
         """Note why an instance ended, and count its restart."""
@@ -314,7 +325,7 @@ def _transaction(row: tuple[Any, ...]) -> TransactionRow:
     names = [name.strip() for name in _TRANSACTION.split(",")]
     fields = dict(zip(names, row, strict=True))
     fields["state"] = State(fields["state"])
-    fields["cutover"] = bool(fields["cutover"])
+    fields["cutover"], fields["live"] = bool(fields["cutover"]), bool(fields["live"])
     fields["phases"] = json.loads(fields["phases"])
     return TransactionRow(**fields)
 

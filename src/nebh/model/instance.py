@@ -30,6 +30,7 @@ class InstanceFacts:
     volumes: tuple[tuple[str, str, bool], ...] = ()
     secret_folders: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    live: str = ""
 
 
 class Status(StrEnum):

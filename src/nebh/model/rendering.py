@@ -10,7 +10,7 @@ from nebh.model.errors import Problem
 @dataclass(frozen=True, kw_only=True, order=True)
 class Use:
     """A value that stands in a line, or decided that the line is there. key: dotted, items of lists by number; version:
-    of its layer, 0 for `spec` and `default`."""
+    of its layer, 0 for `spec`, `default` and `nebh` (what the node's signed record says)."""
 
     key: str
     layer: str

@@ -82,7 +82,8 @@ class OnFailure(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """How a node moves from one release to the next; times in ms."""
+    """How a node moves from one release to the next; times in ms. together: services with the same word move together
+    where one change of config renews them all."""
 
     bake: int = 10_000
     checks: tuple[Check, ...] = ()
@@ -90,6 +91,7 @@ class Update:
     on_failure: OnFailure = OnFailure.ROLLBACK
     drain: int = 30_000
     max_error_percent: int = 100
+    together: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

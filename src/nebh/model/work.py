@@ -36,7 +36,8 @@ class ServiceRow:
 class TransactionRow:
     """A transaction. kind: deploy, restore, restart, scale, stop, remove. phases: ms by phase name. cutover: the point
     of no return was passed. attempt: how often it was begun for the same nonce. data: what going back does with the
-    data, "" = not decided yet; snapshot: the one that a restore brings back."""
+    data, "" = not decided yet; snapshot: the one that a restore brings back; live: it only replaces files under the
+    instances that run."""
 
     id: int
     service: str
@@ -57,6 +58,7 @@ class TransactionRow:
     phases: dict[str, int] = field(default_factory=dict)
     data: str = ""
     snapshot: str = ""
+    live: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

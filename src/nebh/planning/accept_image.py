@@ -58,7 +58,12 @@ def _limits(facts: ImageFacts) -> Finding | None:
 def _program(facts: ImageFacts) -> Finding | None:
     release, health = facts.release, facts.release.health
     checks = (health.startup, health.readiness, health.liveness, *release.update.checks)
-    programs = [release.argv[:1], *(one.argv[:1] for one in checks if one is not None and one.kind is CheckKind.EXEC)]
+    reloads = [one.argv[:1] for one in release.files if one.argv]
+    programs = [
+        release.argv[:1],
+        *reloads,
+        *(one.argv[:1] for one in checks if one is not None and one.kind is CheckKind.EXEC),
+    ]
     for words in programs:
         problem = check_entrypoint(facts.manifest, words[0] if words else "")
         if problem is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from nebh.model.names import is_name
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.service import Check, CheckKind
@@ -67,6 +68,8 @@ def _find_times(release: Release) -> str:
     for name, value, low, high in figures:
         if not low <= value <= high:
             return f"{name} is {value}, not between {low} and {high}"
+    if update.together and not is_name(update.together):
+        return f"update.together {update.together[:40]!r} is not a name"
     return "" if stop.signal in SIGNALS else f"stop.signal {stop.signal!r} is not a signal we send"
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
-from nebh.model.config_layer import Bundle, NodeFacts
+from nebh.model.config_layer import Bundle, NodeFacts, Origin
 from nebh.model.errors import Problem, SpecErrors
 from nebh.model.rendering import LineOrigin, NodeRendering, RenderedFile, Use
 from nebh.planning.config_bundle import compose
+from nebh.planning.config_merge import Branch, Leaf, Row, Tree
 from nebh.planning.config_trace import TracingEnvironment, file_name
-from nebh.planning.config_tracked import track
+from nebh.planning.config_tracked import Recorder, track
 from nebh.planning.config_values import RESERVED
 
 MAX_OUTPUT = 1 << 20
@@ -37,7 +38,7 @@ class Renderer:
         recorder = self._environment.recorder
         values = track(composed.tree, recorder)
         recorder.names = {key: values._keys[key] for key, one in dict.items(values) if isinstance(one, bool)}  # noqa: SLF001
-        known = {**dict(dict.items(values)), RESERVED: _about(self._bundle, facts)}
+        known = {**dict(dict.items(values)), RESERVED: _about(self._bundle, facts, recorder)}
         made: list[RenderedFile] = []
         problems: list[Problem] = []
         left = MAX_OUTPUT
@@ -117,8 +118,13 @@ def _problem(template: str, line: int, message: str, hint: str = "") -> SpecErro
     )
 
 
-def _about(bundle: Bundle, facts: NodeFacts) -> dict[str, Any]:
-    return {"node": facts.name, "groups": list(facts.groups), "service": bundle.service}
+def _about(bundle: Bundle, facts: NodeFacts, recorder: Recorder) -> Any:
+    """Return what templates know of where they are, as values that no layer gives."""
+    origin = Origin(layer=RESERVED)
+    groups = Row(items=tuple(Leaf(value=one, origin=origin) for one in facts.groups), origin=origin)
+    node, service = (Leaf(value=one, origin=origin) for one in (facts.name, bundle.service))
+    children: dict[str, Tree] = {"node": node, "groups": groups, "service": service}
+    return track(Branch(children=children, origin=origin), recorder, RESERVED)
 
 
 class _Lines:

@@ -21,11 +21,14 @@ from nebh.planning.config_tracked import (
     TrackedList,
     TrackedMap,
     all_uses,
+    items_of,
     own_uses,
     retrack,
 )
 
 _METHODS = frozenset({"items", "keys", "values", "get"})
+_COUNTING = ("length", "count")
+_PLAIN = (nodes.Name, nodes.Getattr, nodes.Getitem)
 _LEFT_OUT_FILTERS = ("random", "pprint", "urlize", "xmlattr")
 _LEFT_OUT_GLOBALS = ("lipsum",)
 
@@ -105,6 +108,13 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     def trace_own(self, value: Any) -> Any:
         """A loop goes over a value: its items are read one by one."""
         self.recorder.note(own_uses(value))
+        return value
+
+    def trace_count(self, value: Any) -> Any:
+        """How many a value has is asked: what each says does not matter, only who put it there."""
+        self.recorder.note(own_uses(value))
+        for one in items_of(value):
+            self.recorder.note(one)
         return value
 
     def trace_test(self, value: Any, number: int, first: bool) -> Any:
@@ -265,6 +275,9 @@ class _Tracer(NodeTransformer):
             return self._call("use", node.lineno, self._chain(node), self._const("", node.lineno))
         if isinstance(node, nodes.Call):
             return self._called(node, self._expression)
+        if isinstance(node, nodes.Filter) and node.name in _COUNTING and isinstance(node.node, _PLAIN):
+            node.node = self._call("count", node.lineno, self._chain(node.node))
+            return node
         return self._below(node)
 
     def _chain(self, node: Any) -> Any:

@@ -165,6 +165,13 @@ def own_uses(value: Any) -> Uses:
     return value._own if isinstance(value, (TrackedMap, TrackedList)) else _NONE  # noqa: SLF001 - of this module
 
 
+def items_of(value: Any) -> tuple[Uses, ...]:
+    """Return, for each item of a map or list, who put it there; of text, who gave it."""
+    if isinstance(value, TrackedMap):
+        return tuple(value._keys.values())  # noqa: SLF001 - of this module
+    return value._items if isinstance(value, TrackedList) else ()  # noqa: SLF001 - of this module
+
+
 def all_uses(value: Any) -> Iterator[Use]:
     """Yield what a value and all below it come from."""
     yield from own_uses(value)

@@ -199,6 +199,11 @@ UPDATE = Section(
             doc="More 5xx answers at the proxy than this, while it bakes, is a failure.",
             default="100",
         ),
+        Field(
+            key="together",
+            shape=NAME,
+            doc="Services with the same word here move together where one change of config renews all of them.",
+        ),
     )
 )
 

@@ -18,6 +18,7 @@ from nebh.spec.shape import Free
 Notes = list[str]
 _ENV = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*(.*?)\s*\Z")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "$": "$"}
+_TOP = "[nebh top]"
 FORMATS = ("env", "ini", "toml", "json", "yaml")
 
 
@@ -43,9 +44,15 @@ def import_values(text: str, *, kind: str, file: str) -> tuple[dict[str, Any], t
         "json": _json,
         "yaml": _yaml,
     }
+    text = text.removeprefix("\ufeff")  # of editors on Windows
+    if text.startswith("$ANSIBLE_VAULT;"):
+        hint = "`ansible-vault view` shows it; what is secret belongs to `nebh secret import`"
+        raise SpecErrors((_problem(file, 1, "it is encrypted by ansible-vault", hint),))
     values = readers[kind](text, file, notes)
     if not isinstance(values, dict):
         raise SpecErrors((_problem(file, 1, "it holds no mapping of keys to values"),))
+    for key in [key for key, one in values.items() if one is None]:
+        notes.append(f"{key}: it is empty: left out")
     return {key: _plain(one, key, notes) for key, one in values.items() if one is not None}, tuple(notes)
 
 
@@ -60,6 +67,8 @@ def _plain(value: Any, path: str, notes: Notes) -> Any:
             notes.append(f"{path}.{key}: it is empty: left out")
         return {str(key): _plain(one, f"{path}.{key}", notes) for key, one in value.items() if one is not None}
     if isinstance(value, list):
+        for number in [number for number, one in enumerate(value) if one is None]:
+            notes.append(f"{path}.{number}: it is empty: left out")
         return [_plain(one, f"{path}.{number}", notes) for number, one in enumerate(value) if one is not None]
     if isinstance(value, (str, bool, int)):
         if isinstance(value, str) and ("{{" in value or "{%" in value):
@@ -80,6 +89,9 @@ def _env(text: str, file: str, notes: Notes) -> dict[str, Any]:  # noqa: ARG001 
             problems.append(_problem(file, number, "it is not NAME=value"))
             continue
         name, raw = match.groups()
+        if name in found:
+            problems.append(_problem(file, number, f"{name} stands here for the second time", "keep one of them"))
+            continue
         if raw[:1] in {'"', "'"}:
             end = _closing(raw)
             if end < 0 or raw[end + 1 :].strip()[:1] not in {"", "#"}:
@@ -115,18 +127,34 @@ def _ini(text: str, file: str, notes: Notes) -> dict[str, Any]:
     reader.optionxform = lambda optionstr: optionstr  # type: ignore[method-assign]
     try:
         reader.read_string(text, source=file)
-    except configparser.MissingSectionHeaderError:
-        return _ini(f"[nebh-top]\n{text}", file, notes)
+    except configparser.MissingSectionHeaderError as error:
+        if text.startswith(_TOP):
+            raise SpecErrors((_problem(file, error.lineno, "it is no INI"),)) from error
+        return _ini(f"{_TOP}\n{text}", file, notes)
     except configparser.Error as error:
-        raise SpecErrors((_problem(file, getattr(error, "lineno", 1) or 1, str(error).splitlines()[0]),)) from error
+        above = text.startswith(_TOP)  # a line that the file does not have
+        raise SpecErrors(tuple(_problem(file, line - above, said) for line, said in _of_ini(error))) from error
     found: dict[str, Any] = {}
     for section in reader.sections():
         values = {key: parse_value(one or "") for key, one in reader.items(section)}
-        if section == "nebh-top":
+        if section == _TOP[1:-1]:
             found |= values
+        elif section in found:
+            raise SpecErrors((_problem(file, 1, f"{section} is a key above all sections, and a section"),))
         else:
             found[section] = values
     return found
+
+
+def _of_ini(error: configparser.Error) -> list[tuple[int, str]]:
+    """Return (line, what is wrong with it)."""
+    if isinstance(error, configparser.DuplicateOptionError):
+        return [(error.lineno or 1, f"{error.option} stands here for the second time")]
+    if isinstance(error, configparser.DuplicateSectionError):
+        return [(error.lineno or 1, f"the section [{error.section}] stands here for the second time")]
+    if isinstance(error, configparser.ParsingError):
+        return [(line, "it is neither `key = value` nor [section]") for line, _ in error.errors]
+    return [(1, str(error).splitlines()[0])]
 
 
 def _toml(text: str, file: str, notes: Notes) -> Any:  # noqa: ARG001 - as above
@@ -135,15 +163,34 @@ def _toml(text: str, file: str, notes: Notes) -> Any:  # noqa: ARG001 - as above
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r"line (\d+)", str(error))
         raise SpecErrors((_problem(file, int(found[1]) if found else 1, f"it is not TOML: {error}"),)) from error
+    except ValueError as error:
+        raise SpecErrors((_problem(file, 1, "it holds a number that is too long"),)) from error
 
 
 def _json(text: str, file: str, notes: Notes) -> Any:  # noqa: ARG001 - as above
     try:
-        return json.loads(text, parse_float=str, parse_constant=str)
+        return json.loads(text, parse_float=str, parse_constant=str, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise SpecErrors((_problem(file, error.lineno, f"it is not JSON: {error.msg}"),)) from error
     except RecursionError as error:
         raise SpecErrors((_problem(file, 1, "it is nested too deep"),)) from error
+    except _TwiceError as error:
+        raise SpecErrors((_problem(file, 1, f"`{error}` stands twice in one mapping", "keep one of them"),)) from error
+    except ValueError as error:
+        raise SpecErrors((_problem(file, 1, "it holds a number that is too long"),)) from error
+
+
+class _TwiceError(Exception):
+    """A key that a mapping has twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
 
 
 def _yaml(text: str, file: str, notes: Notes) -> Any:  # noqa: ARG001 - as above

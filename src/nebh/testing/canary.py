@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 import urllib.parse
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Self
 import zstandard
 
 _LARGEST = 256 << 20
+_PIECE = 32 << 20
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,43 @@ class Search:
                 self.leaks.append(Leak(place, form))
 
     def tree(self, name: str, root: Path) -> None:
-        """Look into names and contents of all regular files below a folder, and into what is compressed (zstd)."""
+        """Look into names and contents of all regular files below a folder, into
+        what links lead to, and into what is compressed (zstd, gzip). What is encrypted shows nothing, and should not."""
         for folder, folders, files in os.walk(root):
             for one in (*folders, *files):
                 self.text(f"{name}: a name in {folder}", one)
             for one in files:
                 path = Path(folder, one)
                 with contextlib.suppress(OSError):
-                    if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST:
+                    if path.is_symlink():
+                        self.text(f"{name}: the link {path}", os.fsencode(path.readlink()))
+                    elif path.is_file() and path.stat().st_size <= _LARGEST:
                         self._file(f"{name}: {path}", path.read_bytes())
+                    elif path.is_file():
+                        self._large(f"{name}: {path}", path)
 
     def _file(self, place: str, data: bytes) -> None:
         self.text(place, data)
         if data.startswith(_ZSTD):
             with contextlib.suppress(zstandard.ZstdError):
                 self.text(f"{place} (zstd)", zstandard.ZstdDecompressor().decompressobj().decompress(data))
+        if data.startswith(_GZIP):
+            with contextlib.suppress(zlib.error):
+                self.text(f"{place} (gzip)", zlib.decompressobj(wbits=31).decompress(data))
+
+    def _large(self, place: str, path: Path) -> None:
+        """Look into a file that memory is too small for, such as a pool of volumes: piece by piece, over its holes."""
+        longest = max(len(needle) for _, needle in self._needles)
+        with path.open("rb") as file:
+            end, start = os.fstat(file.fileno()).st_size, 0
+            while start < end:
+                try:
+                    start = os.lseek(file.fileno(), start, os.SEEK_DATA)
+                except OSError:  # nothing but a hole is left
+                    return
+                piece = os.pread(file.fileno(), _PIECE + longest, start)
+                self.text(f"{place} from byte {start} on", piece)
+                start += _PIECE
 
     def processes(self, *, leave_out: Iterable[int] = ()) -> None:
         """Look into command lines and environments of every process of this machine. leave_out: pids."""

@@ -116,6 +116,7 @@ class ContainerRig:
         uid_base: int = UID_BASE,
         secret_folders: tuple[str, ...] = (),
         files: dict[str, PlacedFile] | None = None,
+        live: dict[str, PlacedFile] | None = None,
     ) -> ContainerPlan:
         """Return the plan of a container that runs `argv`; each service has a uid_base of its own."""
         facts = InstanceFacts(
@@ -135,6 +136,7 @@ class ContainerRig:
                 for number, folder in enumerate(secret_folders)
             },
             files={path: self.folders.file(instance, number) for number, path in enumerate(files or {})},
+            live=self.folders.live(instance) if live else "",
         )
         return ContainerPlan(
             instance=instance,
@@ -148,6 +150,7 @@ class ContainerRig:
             },
             log_bytes=log_bytes,
             files=tuple((files or {}).values()),
+            live=live or {},
         )
 
     def run_to_end(self, plan: ContainerPlan, *, patience: float = 60.0) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ class ContainerPlan:
     from `oci_config.render_config`; uid_base: first host id of its range (65,536 long); etc_files: contents by name
     below /etc; files: by number, what lies in the bundle's folder `files`; log_bytes: of all log files together; log_files:
     how many are kept; user: inside, whose the secrets are; secrets: files in memory below BUNDLE/secrets; secret_env:
-    variables that no file on the disk may hold."""
+    variables that no file on the disk may hold; live: by path, files that can be replaced under it."""
 
     instance: str
     tree: Path
@@ -39,6 +40,7 @@ class ContainerPlan:
     secrets: tuple[SecretFile, ...] = ()
     secret_env: dict[str, str] = field(default_factory=dict, repr=False)
     files: tuple[PlacedFile, ...] = ()
+    live: dict[str, PlacedFile] = field(default_factory=dict)
 
 
 class ContainerDriver(Protocol):
@@ -83,6 +85,15 @@ class ContainerDriver(Protocol):
     def give_secrets(self, instance: str, secrets: tuple[SecretFile, ...]) -> tuple[str, ...]:
         """Put each file in the place of the one of its name, in one step; return the places whose bytes changed. Raises
         Failed for a container that was made without secrets, or is gone."""
+        ...
+
+    def live_paths(self, instance: str) -> tuple[str, ...]:
+        """Return the paths of the files that `give_files` can replace, sorted; () for an absent container."""
+        ...
+
+    def give_files(self, instance: str, live: Mapping[str, PlacedFile]) -> tuple[str, ...]:
+        """Put the whole set of live files in the place of the one it has, in one step; return the paths whose bytes
+        changed. Raises Failed for a container that was made with others, or is gone; then it has the set it had."""
         ...
 
     def check(self, instance: str, argv: tuple[str, ...], timeout_ms: int) -> CheckResult:

@@ -21,14 +21,14 @@ import signal as signals
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nebh.drivers.containers import logs
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers import live_files, logs
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.oci_config import render_process
 from nebh.drivers.containers.secret_files import CONFIG, FOLDER, memory_files, render_with_env
 from nebh.drivers.containers.strain import measure_strain
@@ -87,6 +87,10 @@ class Folders:
     def file(self, instance: str, number: int) -> str:
         """Return where a container's file of this number lies: of InstanceFacts.files."""
         return str(self.bundles / instance / "files" / str(number))
+
+    def live(self, instance: str) -> str:
+        """Return where a container's live files lie: InstanceFacts.live."""
+        return str(self.bundles / instance / live_files.FOLDER)
 
 
 class CrunContainers:
@@ -281,6 +285,7 @@ class CrunContainers:
         for folder in (*folders, *([bundle / FOLDER] if plan.secrets else [])):
             folder.mkdir()
             folder.chmod(0o711)
+        live_files.lay_out(bundle, plan.live)
         for folder in (self._folders.logs / plan.instance, self._folders.run / "persist" / plan.instance):
             folder.mkdir(exist_ok=True)
 
@@ -318,6 +323,7 @@ class CrunContainers:
             cgroups=tuple(str(folder) for folder in self._cgroups.enter_conmon(name)),
             output=str(bundle / "conmon.log"),
             secret_root=str(bundle / FOLDER) if plan.secrets else "",
+            links=live_files.links(bundle, plan.live),
         )
         write_bundle: Callable[[], None] = partial(self._write_bundle, plan, bundle)
         if not plan.secrets:
@@ -343,6 +349,14 @@ class CrunContainers:
             raise Failed(f"cannot give {instance} secrets: it was made without, or it is gone")
         with memory_files(secrets, owner=kept["uid_base"] + kept["user"]) as (packed, values):
             return give(self._launcher, conmon=conmon.pid, folder=folder, files=packed, values=values)
+
+    def live_paths(self, instance: str) -> tuple[str, ...]:
+        """As promised by the contract."""
+        return live_files.paths(self._folders.bundle(instance))
+
+    def give_files(self, instance: str, live: Mapping[str, PlacedFile]) -> tuple[str, ...]:
+        """As promised by the contract. Two folders and a link that is replaced; the container need not run."""
+        return live_files.exchange(self._folders.bundle(instance), live)
 
     def _let_go(self, instance: str, found: Observed) -> None:
         """Start by the FIFO that crun's init waits at (0.05 ms instead of 5 for `crun start`)."""

@@ -10,10 +10,11 @@ import json
 import os
 import signal as signals
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nebh.drivers.containers.base import ContainerPlan
+from nebh.drivers.containers.base import ContainerPlan, PlacedFile
 from nebh.drivers.containers.logs import LogLine, LogPage
 from nebh.model.errors import Failed, NebhError
 from nebh.model.instance import CheckResult, Observed, Status, Strain
@@ -32,6 +33,7 @@ class _Container:
     conmon_alive: bool = True
     bells: list[int] = field(default_factory=list)
     secrets: dict[str, bytes] = field(default_factory=dict)
+    live: dict[str, PlacedFile] = field(default_factory=dict)
 
 
 class FakeContainers:
@@ -87,7 +89,7 @@ class FakeContainers:
                 raise Failed(f"cannot create the container: executable file `{argv[0]}` not found")
             self._pids += 1
             held = {one.place: one.value for one in plan.secrets}
-            self._containers[plan.instance] = _Container(plan=plan, pid=self._pids, secrets=held)
+            self._containers[plan.instance] = _Container(plan=plan, pid=self._pids, secrets=held, live=dict(plan.live))
             self._logs.setdefault(plan.instance, [])
         return self.observe(plan.instance)
 
@@ -164,6 +166,27 @@ class FakeContainers:
     def secrets_of(self, instance: str) -> dict[str, bytes]:
         """Return the files that a container sees, by place."""
         return dict(self._containers[instance].secrets)
+
+    def live_paths(self, instance: str) -> tuple[str, ...]:
+        """As promised by the contract."""
+        with self._lock:
+            one = self._containers.get(instance)
+            return () if one is None else tuple(sorted(one.live))
+
+    def give_files(self, instance: str, live: Mapping[str, PlacedFile]) -> tuple[str, ...]:
+        """As promised by the contract."""
+        self._enter("give_files", instance)
+        with self._lock:
+            if not live or self.live_paths(instance) != tuple(sorted(live)):
+                raise Failed(f"cannot give {instance} its files: it was made with others, or it is gone")
+            one = self._containers[instance]
+            changed = tuple(path for path in sorted(live) if one.live[path].data != live[path].data)
+            one.live = dict(live)
+            return changed
+
+    def files_of(self, instance: str) -> dict[str, bytes]:
+        """Return the live files that a container sees, by path."""
+        return {path: one.data for path, one in self._containers[instance].live.items()}
 
     def check(self, instance: str, argv: tuple[str, ...], timeout_ms: int) -> CheckResult:
         """Pass as `check_ok` says; `/bin/sh -c "exit N"` ends with N, `sleep` takes longer than `timeout_ms`."""

@@ -27,6 +27,8 @@ _MASKED_PROC = (
     *("latency_stats", "modules", "sched_debug", "scsi", "slabinfo", "timer_list", "timer_stats"),
     "vmallocinfo",
 )
+LIVE = "/dev/nebh"
+"""Where a container sees the folder that its live files' links lead into: in memory, so no image needs a place for it."""
 _MASKED = (
     *(f"/proc/{name}" for name in _MASKED_PROC),
     *("/sys/firmware", "/sys/devices/virtual/powercap"),
@@ -129,6 +131,10 @@ def _mounts(policy: Policy, facts: InstanceFacts) -> list[dict[str, Any]]:
         {"destination": path, "type": "bind", "source": source, "options": ["bind", "ro", *bare]}
         for path, source in (*sorted(facts.secret_folders.items()), *sorted(facts.files.items()))
     ]
+    if facts.live:
+        mounts.append(
+            {"destination": LIVE, "type": "bind", "source": facts.live, "options": ["bind", "ro", *bare]},
+        )
     return mounts
 
 
