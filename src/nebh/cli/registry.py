@@ -27,6 +27,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "secret": ("secret",),
     "image": ("image",),
     "volume": ("volume",),
+    "rehearse": ("rehearse",),
     "config": ("config",),
 }
 """The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""

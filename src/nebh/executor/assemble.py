@@ -22,6 +22,7 @@ from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.executor.rehearser import Rehearser
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
 from nebh.executor.storage import Storage, open_storage
@@ -136,6 +137,10 @@ class Executor:
         )
         self.intake = Intake(context, engine=self.engine, trust=self.trust)
         self.secrets = SecretKeeper(context)
+        self.rehearser = Rehearser(
+            context, plane=self.plane, sweeper=self.sweeper, supervisor=self.supervisor, trust=self.trust
+        )
+        self.intake.orders.rehearse = self.rehearser.order
         self.intake.refreshed = self._refreshed
         self._opening = threading.Lock()
         self._opened = False
@@ -167,6 +172,7 @@ class Executor:
             self.supervisor.start()
             self.supervisor.watch_ingress()
             self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
+            self.rehearser.start()
             down = self._adopt(rows)
             threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
             self.engine.recover()
@@ -264,6 +270,7 @@ class Executor:
             self._server.close()
         self.supervisor.stop()
         self.secrets.stop()
+        self.rehearser.stop()
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()

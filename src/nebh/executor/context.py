@@ -20,6 +20,7 @@ from nebh.images.store import NodeStore
 from nebh.journal.accepted import Accepted
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
+from nebh.journal.rehearsals import Rehearsals
 from nebh.journal.volumes import Volumes
 from nebh.journal.work import Work
 from nebh.model.errors import Broken, NebhError
@@ -67,6 +68,7 @@ class Context:
     work: Work = field(init=False)
     outbox: Outbox = field(init=False)
     volumes: Volumes = field(init=False)
+    rehearsals: Rehearsals = field(init=False)
     configs: Configs = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     news: int = 0
@@ -81,6 +83,7 @@ class Context:
         self.work = Work(self.database)
         self.outbox = Outbox(self.database)
         self.volumes = Volumes(self.database)
+        self.rehearsals = Rehearsals(self.database)
         self.configs = Configs(layout=self.layout, agent=self.agent, accepted=self.accepted)
 
     def place(self, name: str) -> threading.RLock:
@@ -113,6 +116,8 @@ class Context:
         """Return the policy that an instance lives under: a new one's is not in effect yet, an old one's no more."""
         if row.role is Role.NEW and self.brings_policy(self.work.transaction(row.txn)):
             return self.policy(row.service)
+        if row.role is Role.REHEARSAL:
+            return self.policy(row.service)  # what an update to this release would bring
         earlier = self.accepted.fallback(row.service) if row.role is Role.OLD else None
         return earlier or self.effective(row.service)
 

@@ -36,6 +36,8 @@ class Action(StrEnum):
     ABORT = "abort"
     RESUME = "resume"
     RESTORE = "restore"
+    REHEARSE = "rehearse"
+    END_REHEARSAL = "end-rehearsal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,13 @@ class Outcome(StrEnum):
     REMOVED = "removed"
     STATUS = "status"
     ROTATED = "rotated"
+    REHEARSED = "rehearsed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """A node's signed word. number rises by one; previous: hex SHA-256 of the receipt before; at: Unix ms;
-    phases: milliseconds each phase of the transaction took."""
+    phases: milliseconds each phase of the transaction took; of a rehearsal each step, numbered: `01 prepare`."""
 
     cluster_id: str
     node_id: str

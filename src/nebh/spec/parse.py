@@ -33,6 +33,7 @@ from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
 from nebh.spec.network import parse_egress, parse_ports, parse_routes
 from nebh.spec.read import Reader, Value
+from nebh.spec.rehearse import parse_rehearse
 from nebh.spec.secrets import parse_secrets
 
 _SOURCES = {
@@ -92,6 +93,7 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         mounts=mounts,
         data=parse_data(reader, root, volumes),
         hooks=parse_hooks(reader, root, volumes),
+        rehearse=parse_rehearse(reader, root, volumes),
         policy=_policy(root),
         secrets=parse_secrets(reader, root),
         config=parse_config(reader, root),

@@ -373,7 +373,7 @@ class Node(Cloud):
         self.submit("assignment", sign_statement("assignment", wish, self.controller))
         return nonce
 
-    def order(self, action: Action) -> str:
+    def order(self, action: Action, *, counter: int = 0) -> str:
         """Send an operator's order; return its nonce."""
         now, nonce = int(time.time()), secrets.token_hex(16)
         wish = Order(
@@ -384,6 +384,7 @@ class Node(Cloud):
             nonce=nonce,
             signed_at=now,
             not_after=now + 600,
+            counter=counter,
         )
         self.submit("order", sign_statement("order", wish, self.operator))
         return nonce
