@@ -97,7 +97,8 @@ def test_it_reaches_nobody_and_nobody_reaches_it(node: Node) -> None:
     its, own = (addresses(SUBNETS, number) for number in (row.address, serving["address"]))
 
     def connects(inside: int, address: str, port: int) -> bool:
-        words = ("nsenter", "-t", str(inside), "-n", "busybox", "nc", "-z", "-w", "2", address, str(port))
+        url = f"http://{address}:{port}/"
+        words = ("nsenter", "-t", str(inside), "-n", "curl", "-s", "-m", "2", "-o", "/dev/null", url)
         return subprocess.run(words, capture_output=True, timeout=20, check=False).returncode == 0
 
     node.until(lambda: connects(pid(), "127.0.0.1", APP_PORT), "the control: its program answers in its own network")

@@ -28,6 +28,7 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "image": ("image",),
     "volume": ("volume",),
     "rehearse": ("rehearse",),
+    "mail": ("mail",),
     "config": ("config",),
 }
 """The commands that each module adds: a test compares. A command that is named has only its own module's parsers made."""

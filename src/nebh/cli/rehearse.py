@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from nebh.cli.orders import SOON, send_order
 from nebh.cli.output import Output, harmless
@@ -15,7 +16,9 @@ from nebh.model.errors import Failed, NebhError, NotFound, Refused
 from nebh.model.node import NodeRecord
 from nebh.model.quantities import render_duration
 from nebh.model.statement import Action, Outcome, Receipt
-from nebh.signing.repository import State
+
+if TYPE_CHECKING:
+    from nebh.signing.repository import State
 
 ENDS = frozenset({Outcome.REHEARSED, Outcome.REFUSED, Outcome.FAILED})
 COPYING = 1800.0
