@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nebh.host.run import start
+from nebh.host.run import Command, run, start
 from nebh.model.errors import NotFound
 from nebh.testing.row_service import HOST, Rows, write_rows
 
@@ -105,9 +105,23 @@ def rehearse(cloud, *words: str, accept: tuple[int, ...] = (0,)):
 
 
 def leftovers(cloud) -> list[str]:
-    kept = [path.name for path in (cloud.layout.state / "volumes").rglob("*") if path.name.startswith("rehearse.")]
-    links = cloud.inside_text("ip", "-o", "link", "show", "type", "veth").splitlines()
-    return [*kept, *links[1:]]
+    """Return what there is besides the one instance: links, containers, and copies as the executor sees them."""
+    shown = run(Command(argv=cloud.inside("ip", "-o", "link", "show", "type", "veth"))).text.splitlines()
+    bundles = sorted(path.name for path in cloud.layout.bundles.iterdir())
+    volumes: set[str] = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):  # the pool is mounted where only the executor sees it
+        words = read(path)
+        if b"nebh.programs.executor" in words and str(cloud.layout.state).encode() in words:
+            seen = path.parent / "root" / str(cloud.layout.volumes).lstrip("/")
+            volumes |= {one.name for one in seen.glob("**/*.*.*") if one.parent.name == "volumes"}
+    assert "rows.data.0" in volumes, "the control: volumes are seen here"
+    return [*shown[1:], *bundles[1:], *(name for name in volumes if name.startswith("rehearse."))]
+
+
+def read(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def ask_until(cloud, ended: threading.Event, found: list[int]) -> None:
