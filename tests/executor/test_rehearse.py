@@ -248,7 +248,8 @@ def test_a_crash_leaves_nothing_and_nobody_standing_still(bench):
         dying.context.stopping.set()
         dying.rehearser.stop = lambda: None
         bench.restart()
-        assert bench.outcome(nonce) is Outcome.FAILED
+        assert not bench.containers.frozen, "before anything else"
+        bench.until(lambda n=nonce: bench.outcome(n) is Outcome.FAILED)
         assert bench.receipts[-1].detail == CUT_SHORT
         gate.set()
         time.sleep(0.1)

@@ -286,6 +286,13 @@ def wake(context: Context, row: RehearsalRow, writer: InstanceRow) -> None:
     context.rehearsals.note_resting(row, "")
 
 
+def wake_writer(context: Context, row: RehearsalRow) -> None:
+    """Let whoever stands still for a rehearsal go on. May be repeated."""
+    writer = context.work.instance(row.resting) if row.resting else None
+    if writer is not None:
+        wake(context, row, writer)
+
+
 def _migrate(
     run: Run,
     row: RehearsalRow,
@@ -360,11 +367,7 @@ def last_lines(context: Context, row: RehearsalRow) -> str:
 def remove(context: Context, plane: Dataplane, row: RehearsalRow, *, also: Callable[[], None]) -> None:
     """Take away everything of a rehearsal, then journal `also` with its end. May be repeated; raises what cannot be done
     now."""
-    row = next((one for one in context.rehearsals.rows() if one.id == row.id), row)
-    if row.resting:
-        writer = context.work.instance(row.resting)
-        if writer is not None:
-            wake(context, row, writer)
+    wake_writer(context, next((one for one in context.rehearsals.rows() if one.id == row.id), row))
     with effect(context, TRANSACTION, "rehearse.delete"):
         context.drivers.containers.delete(row.id)
         context.drivers.containers.delete_logs(row.id)

@@ -11,7 +11,7 @@ from typing import Final
 
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
-from nebh.executor.rehearse import Report, is_quiet, last_lines, rehearse, remove
+from nebh.executor.rehearse import Report, is_quiet, last_lines, rehearse, remove, wake_writer
 from nebh.executor.run import Run
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
@@ -27,6 +27,7 @@ from nebh.planning.rehearse import is_due
 TICK: Final = 20.0
 """Seconds between two looks at the schedule and at what could not be taken away."""
 CUT_SHORT: Final = "the executor was started anew meanwhile"
+AGAIN: Final = "`nebh rehearse {}` begins again"
 ENDED: Final = "an operator ended it"
 
 
@@ -47,9 +48,13 @@ class Rehearser:
         self._loop = threading.Thread(target=self._follow_schedule, name="rehearsals", daemon=True)
 
     def start(self) -> None:
-        """Take away what an earlier executor left, then follow the schedule."""
+        """Wake whom an earlier executor left standing still; then, in the background, take away what it left, and follow
+        the schedule."""
         for row in self._context.rehearsals.rows():
-            self._end(row, Report(problem=CUT_SHORT, hint=f"`nebh rehearse {row.service}` begins again"))
+            try:
+                wake_writer(self._context, row)
+            except (NebhError, OSError) as error:  # tried again with the rest
+                self._context.tell("rehearsal.left", f"{row.service}: cannot wake {row.resting}: {error}")
         if self._loop.ident is None:
             self._loop.start()
 
@@ -231,17 +236,19 @@ class Rehearser:
     # the schedule
 
     def _follow_schedule(self) -> None:
-        while not self._context.stopping.wait(TICK):
+        while not self._context.stopping.is_set():
             try:
                 self.tick(self._context.clock.now_ms())
             except (NebhError, OSError) as error:
-                self._context.tell("rehearsal.trouble", f"cannot follow the schedule of rehearsals: {error}")
+                if not self._context.stopping.is_set():
+                    self._context.tell("rehearsal.trouble", f"cannot follow the schedule of rehearsals: {error}")
+            self._context.stopping.wait(TICK)
 
     def tick(self, now: int) -> None:
         """Do what is due. now: Unix ms."""
         for row in self._context.rehearsals.rows():
             if row.id not in self._ours:
-                self._end(row, self._left.get(row.id, Report(problem=CUT_SHORT)))
+                self._end(row, self._left.get(row.id, Report(problem=CUT_SHORT, hint=AGAIN.format(row.service))))
         for service in self._context.work.services():
             self._look_at(service, now)
 
