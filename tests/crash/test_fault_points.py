@@ -157,9 +157,19 @@ def scenario_of(point: str) -> Scenario:
 
 
 RELOADING = (reloading, reload_failing_its_check, reload_told_in_vain)
-ELSEWHERE = ("data.", "hook.", "storage.", "prepare.volumes", "start.attach", "start.create", "backup.", "certificate.")
+ELSEWHERE = (
+    "data.",
+    "hook.",
+    "storage.",
+    "prepare.volumes",
+    "start.attach",
+    "start.create",
+    "backup.",
+    "certificate.",
+    "rehearse.",
+)
 """What only a service with data, hooks, backups or certificates passes: killed at in test_data_kills.py,
-test_backup_kills.py, tests/executor/test_data.py and tests/acme."""
+test_backup_kills.py, test_rehearse_kills.py, tests/executor/test_data.py and tests/acme."""
 
 TABLE: list[str] = []
 

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from nebh.api import door_routes, moving_routes, node_routes, object_routes, operator_routes, public_routes
+from nebh.api import door_routes, mail_routes, moving_routes, node_routes, object_routes, operator_routes, public_routes
 from nebh.api.access import allowed, get_caller, make_guard
 from nebh.api.document import Document
 from nebh.controller.core import Core
@@ -40,6 +40,7 @@ HANDLERS: tuple[HTTPRouteHandler, ...] = (
     *moving_routes.HANDLERS,
     *node_routes.HANDLERS,
     *door_routes.HANDLERS,
+    *mail_routes.HANDLERS,
 )
 STATUS: dict[type[errors.NebhError], int] = {
     Unidentified: 401,

@@ -16,6 +16,7 @@ from nebh.api.app import make_app
 from nebh.controller.collecting import keep_small
 from nebh.controller.core import Core
 from nebh.controller.freshness import keep_fresh
+from nebh.controller.mailing import keep_telling
 from nebh.controller.scrubbing import keep_sound
 from nebh.host.channels import listening_tcp, listening_unix
 from nebh.host.tls import require_tls13
@@ -81,7 +82,7 @@ async def serve(core: Core, *, socket: Path, door: Door | None = None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    upkeep = [asyncio.create_task(task(core)) for task in (keep_fresh, keep_small, keep_sound)]
+    upkeep = [asyncio.create_task(task(core)) for task in (keep_fresh, keep_small, keep_sound, keep_telling)]
     running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in servers]
     await stop.wait()
     for task in upkeep:

@@ -29,6 +29,8 @@ COMMAND_MODULES: dict[str, tuple[str, ...]] = {
     "volume": ("volume",),
     "backup": ("backup",),
     "certificate": ("certificate",),
+    "rehearse": ("rehearse",),
+    "mail": ("mail",),
     "config": ("config",),
     "demo": ("demo",),
 }

@@ -71,8 +71,8 @@ def rollback(options: argparse.Namespace, out: Output) -> int:
         from nebh.cli.volumes import restore
 
         held = standing.deploying and not options.to
-        return restore(session, options, out, counter=0 if held else options.to or _earlier(session, standing))
-    counter = options.to or _earlier(session, standing)
+        return restore(session, options, out, counter=0 if held else options.to or earlier_release(session, standing))
+    counter = options.to or earlier_release(session, standing)
     if counter == standing.counter and not standing.deploying:
         raise BadInput(
             f"cannot roll back {options.service}: release {counter} is the one that runs",
@@ -99,7 +99,7 @@ def rollback(options: argparse.Namespace, out: Output) -> int:
     )
 
 
-def _earlier(session: Session, standing: Standing) -> int:
+def earlier_release(session: Session, standing: Standing) -> int:
     """Return the release to go back to when none was named."""
     service, last = standing.view.service, standing.view.deployment
     if standing.deploying and (last is None or last.counter != standing.counter):

@@ -190,6 +190,14 @@ class Client:
         """Return events after a cursor; waits at most `wait` s for the first."""
         return self._get("/v1/events", api.Events, query={"after": after, "service": service}, wait=wait)
 
+    def mail(self) -> api.MailState:
+        """Return how mail stands."""
+        return self._get("/v1/mail", api.MailState)
+
+    def test_mail(self) -> api.MailTest:
+        """Have one mail sent now."""
+        return self._post("/v1/mail/test", {}, api.MailTest, timeout=120.0)
+
     def receipts(self, *, nonce: str = "", after: int = 0, wait: float = 0.0) -> api.Receipts:
         """Return receipts after a cursor; waits at most `wait` s for the first. They are not verified here."""
         return self._get("/v1/receipts", api.Receipts, query={"after": after, "nonce": nonce}, wait=wait)

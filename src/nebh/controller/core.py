@@ -49,6 +49,8 @@ class Core:
         version: str,
     ) -> None:
         """Open the database below `state`, repair what a crash left. Raises Broken."""
+        self.state = state
+        self.testing_mail = asyncio.Lock()
         self.database = Database(state / "controller.db")
         self.repository = Repository(state)
         self.objects = ObjectFolder(state / "objects")

@@ -25,6 +25,7 @@ from nebh.executor.identity import Identity
 from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
+from nebh.executor.rehearser import Rehearser
 from nebh.executor.route_secrets import RouteSecrets
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
@@ -151,6 +152,10 @@ class Executor:
         self.plane.changed = self.certificates.wake
         context.certificates = lambda: self.plane.tls.rows(self.plane.policies())
         self.secrets = SecretKeeper(context, at_proxy=RouteSecrets(context, self.certificates))
+        self.rehearser = Rehearser(
+            context, plane=self.plane, sweeper=self.sweeper, supervisor=self.supervisor, trust=self.trust
+        )
+        self.intake.orders.rehearse = self.rehearser.order
         self.intake.refreshed = self._refreshed
         self._opening = threading.Lock()
         self._opened = False
@@ -182,6 +187,7 @@ class Executor:
             self.supervisor.start()
             self.supervisor.watch_ingress()
             self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
+            self.rehearser.start()
             down = self._adopt(rows)
             threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
             self.engine.recover()
@@ -283,6 +289,7 @@ class Executor:
         self.supervisor.stop()
         self.secrets.stop()
         self.certificates.wake()
+        self.rehearser.stop()
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()

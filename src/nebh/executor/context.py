@@ -22,6 +22,7 @@ from nebh.journal.accepted import Accepted
 from nebh.journal.backups import Backups
 from nebh.journal.database import Database
 from nebh.journal.outbox import Outbox
+from nebh.journal.rehearsals import Rehearsals
 from nebh.journal.volumes import Volumes
 from nebh.journal.work import Work
 from nebh.model.certificate import CertificateRow
@@ -76,6 +77,7 @@ class Context:
     outbox: Outbox = field(init=False)
     volumes: Volumes = field(init=False)
     backups: Backups = field(init=False)
+    rehearsals: Rehearsals = field(init=False)
     configs: Configs = field(init=False)
     changed: threading.Condition = field(default_factory=threading.Condition)
     news: int = 0
@@ -93,6 +95,7 @@ class Context:
         self.outbox = Outbox(self.database)
         self.volumes = Volumes(self.database)
         self.backups = Backups(self.database)
+        self.rehearsals = Rehearsals(self.database)
         self.configs = Configs(layout=self.layout, agent=self.agent, accepted=self.accepted)
 
     def place(self, name: str) -> threading.RLock:
@@ -130,6 +133,8 @@ class Context:
         """Return the policy that an instance lives under: a new one's is not in effect yet, an old one's no more."""
         if row.role is Role.NEW and self.brings_policy(self.work.transaction(row.txn)):
             return self.policy(row.service)
+        if row.role is Role.REHEARSAL:
+            return self.policy(row.service)  # what an update to this release would bring
         earlier = self.accepted.fallback(row.service) if row.role is Role.OLD else None
         return earlier or self.effective(row.service)
 

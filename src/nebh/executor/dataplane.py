@@ -47,6 +47,7 @@ class Dataplane:
             endpoints=self._endpoints(found),
             policies=self._bounds(found),
             subnets=self._context.subnets(),
+            apart=self._context.rehearsals.rows(),
         )
 
     def _effective(self, rows: Rows) -> dict[str, Policy]:

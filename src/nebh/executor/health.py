@@ -54,7 +54,7 @@ def wait_ready(context: Context, row: InstanceRow, *, cancelled: Callable[[], st
     end = context.clock.monotonic() + release.health.startup_timeout / 1000
     for check in (release.health.startup, readiness(release)):
         if check is not None:
-            result = _wait_for(context, row, check, end=end, cancelled=cancelled, proven=proven)
+            result = wait_for(context, row, check, end=end, cancelled=cancelled, proven=proven)
             if not result.ok:
                 return result
     return _alive(context, row)
@@ -67,9 +67,10 @@ def _alive(context: Context, row: InstanceRow) -> CheckResult:
     return CheckResult(ok=False, detail=f"{row.id} did not stay up: {exit_text(observed)}")
 
 
-def _wait_for(
+def wait_for(
     context: Context, row: InstanceRow, check: Check, *, end: float, cancelled: Callable[[], str], proven: bool
 ) -> CheckResult:
+    """Make one check of a started instance until it passes. end: monotonic; the rest: see `wait_ready`."""
     pause = FIRST_PAUSE
     while True:
         reason = cancelled()

@@ -14,7 +14,7 @@ from nebh.model.errors import Failed, NebhError
 from nebh.model.event import Severity
 from nebh.model.instance import Status
 from nebh.model.volume import Hook, HookPoint
-from nebh.model.work import InstanceRow, TransactionRow
+from nebh.model.work import InstanceRow, Role, TransactionRow
 
 POLL: Final = 0.05
 LINES: Final = 20
@@ -33,13 +33,13 @@ def run_hooks(run: Run, row: TransactionRow, at: HookPoint, rows: Rows) -> bool:
     for hook in found:
         for one in rows:
             if at in (HookPoint.PREPARE, HookPoint.MIGRATE):
-                _run_apart(run, row, one, hook)
+                run_apart(run, row, one, hook)
             else:
                 _run_inside(run.context, row, one, hook)
     return bool(found)
 
 
-def _run_apart(run: Run, row: TransactionRow, one: InstanceRow, hook: Hook) -> None:
+def run_apart(run: Run, row: TransactionRow, one: InstanceRow, hook: Hook) -> None:
     """In a container of its own. Before the old instances have ended it gets no volume."""
     context = run.context
     release = release_of(context, one)
@@ -95,18 +95,20 @@ def _last_lines(context: Context, instance: str, cursor: str) -> str:
 
 def _tell(context: Context, row: TransactionRow, one: InstanceRow, hook: Hook, *, problem: str, said: str) -> None:
     """Record how it ended, then raise Failed where it did not end well."""
-    what = f"{row.service}: hook {hook.name} of release {row.to_counter} ({hook.at.value}, {one.id})"
+    rehearsed = one.role is Role.REHEARSAL  # of that as a whole it is said how it ended, and its output is gone
+    hint = f"`nebh logs {row.service}` shows all that it said" if problem and not rehearsed else ""
+    what = f"{row.service}: {'in a rehearsal, ' if rehearsed else ''}hook {hook.name} of release {row.to_counter} ({hook.at.value}, {one.id})"
     context.event(
         "hook.failed" if problem else "hook.ended",
         f"{what} failed: {problem}" if problem else f"{what} is done",
-        severity=Severity.WARNING if problem else Severity.INFO,
+        severity=Severity.WARNING if problem and not rehearsed else Severity.INFO,
         service=row.service,
-        hint=f"`nebh logs {row.service}` shows all that it said" if problem else "",
+        hint=hint,
         facts={"transaction": str(row.id), "hook": hook.name, "instance": one.id, "output": said},
     )
     if problem:
         last = said.rpartition("\n")[2]
         raise Failed(
             f"hook {hook.name} failed: {problem}" + (f"; it said last: {last[:300]}" if last else ""),
-            hint=f"`nebh logs {row.service}` shows all that it said",
+            hint=hint,
         )

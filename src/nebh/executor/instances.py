@@ -20,7 +20,7 @@ from nebh.model.secret import folders_of
 from nebh.model.service import Check, CheckKind
 from nebh.model.stored import VolumePlan, stored_name
 from nebh.model.volume import VolumeClass
-from nebh.model.work import InstanceRow
+from nebh.model.work import InstanceRow, Role
 from nebh.planning.data import Mounted, mounted
 
 
@@ -104,10 +104,20 @@ def volume_folders(
         if part.bound.kind is VolumeClass.TEMP:
             folder = _make_temporary(context, row, part, release)
         else:
-            stored = stored_name(service=row.service, volume=part.bound.name, replica=row.replica)
-            folder = context.drivers.volumes.path(stored)
+            folder = context.drivers.volumes.path(_stored(row, part.bound.name))
         found.append((part.mount.path, str(folder), part.mount.read_only))
     return tuple(found)
+
+
+def _stored(row: InstanceRow, name: str) -> str:
+    if row.role is Role.REHEARSAL:
+        return cloned_volume(row.address, row.attempt, name)
+    return stored_name(service=row.service, volume=name, replica=row.replica)
+
+
+def cloned_volume(address: int, attempt: int, name: str) -> str:
+    """Return the stored name of what a rehearsal has for a volume: `rehearse.7-3.data`."""
+    return f"rehearse.{address}-{attempt}.{name}"
 
 
 def _make_temporary(context: Context, row: InstanceRow, part: Mounted, release: Release) -> Path:

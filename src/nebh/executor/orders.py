@@ -109,6 +109,10 @@ def held_by_data(context: Context, current: TransactionRow) -> Refused | None:
     )
 
 
+def _no_rehearsal(wish: Order) -> None:
+    raise NotFound(f"cannot rehearse {wish.service}: this node does not yet know its own record")
+
+
 class Orders:
     """Takes what only an operator may say."""
 
@@ -117,6 +121,7 @@ class Orders:
         self._engine = engine
         self._trust = trust
         self._desk = desk
+        self.rehearse: Callable[[Order], None] = _no_rehearsal
 
     def order(self, envelope: bytes) -> None:
         """Carry out an operator's order. Raises BadInput, Refused."""
@@ -181,6 +186,8 @@ class Orders:
                 self._restore(wish, current)
             case Action.BACKUP | Action.VERIFY_BACKUPS | Action.LIST_BACKUPS:
                 order_job(self._context, wish)
+            case Action.REHEARSE | Action.END_REHEARSAL:
+                self.rehearse(wish)
 
     def _steer(self, wish: Order, current: TransactionRow | None) -> None:
         if current is None:

@@ -54,7 +54,7 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             if release is None:
                 raise Failed(f"cannot find release {row.to_counter} of {row.service} among the accepted ones")
             fetch_image(run, row.id, release)
-            _fetch_config(run, row.id, release)
+            fetch_config(run, row.id, release)
             policy = run.context.policy_for(row)
             fetch_secrets(run.context, release, more=tls_secrets(policy.net.routes))
             check_secrets(run.context, policy)
@@ -146,7 +146,7 @@ def fetch_image(run: Run, transaction: int, release: Release) -> TreeManifest:
         return manifest
 
 
-def _fetch_config(run: Run, transaction: int, release: Release) -> None:
+def fetch_config(run: Run, transaction: int, release: Release) -> None:
     """Have the bundle of a release's files here, and what it renders to: what is wrong with it is said now."""
     with effect(run.context, transaction, "prepare.config"):
         run.context.configs.fetch(release)

@@ -257,6 +257,7 @@ def retained_releases(context: Context) -> Iterator[Release]:
     """Yield the releases that must stay ready to start: running, retained, pinned and being prepared."""
     instances = context.work.instances()
     open_now = {(row.service, row.epoch, row.to_counter) for row in context.work.open_transactions()}
+    open_now |= {(row.service, row.epoch, row.counter) for row in context.rehearsals.rows()}
     for service in context.work.services():
         policy = context.accepted.policy(service.service)
         rows = context.accepted.release_rows(service.service)

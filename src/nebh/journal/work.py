@@ -272,7 +272,8 @@ class Work:
 
     def free_address(self) -> int:
         """Return an instance address number that none has, the one after the newest so that none is re-used soon."""
-        taken = {number for (number,) in self.database.read("SELECT address FROM instances")}
+        held = "SELECT address FROM instances UNION SELECT address FROM rehearsals"
+        taken = {number for (number,) in self.database.read(held)}
         last = int(self.database.read("SELECT COALESCE(MAX(value), '') FROM meta WHERE key = 'address'")[0][0] or 0)
         span = LAST_INSTANCE - FIRST_INSTANCE + 1
         for step in range(1, span + 1):

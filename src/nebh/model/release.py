@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from nebh.model.config import ConfigBundle, ConfigFile
 from nebh.model.image import ImageRef
+from nebh.model.rehearsal import RehearsalRule
 from nebh.model.secret import SecretUse
 from nebh.model.service import Health, Stop, Update
 from nebh.model.volume import DataRules, Hook, VolumeMount
@@ -38,6 +39,7 @@ class Release:
     retention: int = 3
     hooks: tuple[Hook, ...] = ()
     data: DataRules = field(default_factory=DataRules)
+    rehearse: RehearsalRule | None = None
     policy_min_version: int = 1
     rollback_until: int = 0
     built_from: dict[str, str] = field(default_factory=dict)

@@ -36,13 +36,15 @@ class Role(StrEnum):
     """What an instance is there for.
 
     new: made by the open transaction, gets nothing yet. serving: gets requests. old: drained, kept so that going back
-    is a cut-over. leaving: on its way out, whatever happens.
+    is a cut-over. leaving: on its way out, whatever happens. rehearsal: on a copy of the data, apart from everything; in
+    no list of instances.
     """
 
     NEW = "new"
     SERVING = "serving"
     OLD = "old"
     LEAVING = "leaving"
+    REHEARSAL = "rehearsal"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from nebh.model.backup import BackupRule
 from nebh.model.config_layer import ConfigSpec, FileSource
+from nebh.model.rehearsal import RehearsalRule
 from nebh.model.secret import SecretWish
 from nebh.model.volume import DataRules, Hook, OnFailureData, VolumeBound, VolumeMount
 
@@ -236,6 +237,7 @@ class ServiceSpec:
     mounts: tuple[VolumeMount, ...] = ()
     data: DataRules = field(default_factory=DataRules)
     hooks: tuple[Hook, ...] = ()
+    rehearse: RehearsalRule | None = None
     health: Health = field(default_factory=Health)
     stop: Stop = field(default_factory=Stop)
     update: Update = field(default_factory=Update)

@@ -40,6 +40,8 @@ class Action(StrEnum):
     BACKUP = "backup"
     VERIFY_BACKUPS = "verify-backups"
     LIST_BACKUPS = "list-backups"
+    REHEARSE = "rehearse"
+    END_REHEARSAL = "end-rehearsal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,13 @@ class Outcome(StrEnum):
     STATUS = "status"
     ROTATED = "rotated"
     DONE = "done"
+    REHEARSED = "rehearsed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """A node's signed word. number rises by one; previous: hex SHA-256 of the receipt before; at: Unix ms;
-    phases: milliseconds each phase of the transaction took."""
+    phases: milliseconds each phase of the transaction took; of a rehearsal each step, numbered: `01 prepare`."""
 
     cluster_id: str
     node_id: str

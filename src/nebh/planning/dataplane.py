@@ -20,9 +20,12 @@ from nebh.model.network import (
     link_plan,
 )
 from nebh.model.policy import Policy
+from nebh.model.rehearsal import RehearsalRow
 from nebh.model.service import Route
 from nebh.model.work import InstanceRow, Role
 
+APART = "APART"
+"""Stands for a service on the network that is nobody's: in upper case no name of a service."""
 Endpoints = dict[tuple[str, int], int]
 
 
@@ -37,8 +40,10 @@ def network_rules(
     endpoints: Endpoints,
     policies: dict[str, Policy],
     subnets: tuple[str, ...],
+    apart: tuple[RehearsalRow, ...] = (),
 ) -> NetworkRules:
-    """Return the whole table. An instance reaches what its service's policy declares and what exists here."""
+    """Return the whole table. An instance reaches what its service's policy declares and what exists here; those
+    `apart` reach nothing: they only answer who probes them from this host."""
     nets = tuple(
         InstanceNet(
             link=link_plan(subnets, one.address),
@@ -47,6 +52,10 @@ def network_rules(
             serving=one.role is Role.SERVING,
         )
         for one in instances
+    )
+    nets += tuple(
+        InstanceNet(link=link, service=APART, endpoint=link.pair, serving=False)
+        for link in (link_plan(subnets, one.address) for one in apart)
     )
     here = {one.service for one in instances}
     allows = tuple(

@@ -112,6 +112,7 @@ def make_release(
         volumes=spec.mounts,
         hooks=spec.hooks,
         data=spec.data,
+        rehearse=spec.rehearse,
         config=config,
         files=tuple(one.file for one in spec.files),
         policy_min_version=policy.version,

@@ -6,6 +6,7 @@ from nebh.model.names import NAME_PATTERN
 from nebh.spec.backup_fields import BACKUP
 from nebh.spec.config_fields import CONFIG, FILE
 from nebh.spec.data_fields import DATA, HOOKS, ON_FAILURE_DATA, VOLUMES
+from nebh.spec.rehearse import REHEARSE
 from nebh.spec.secret_fields import SECRETS
 from nebh.spec.shape import Choice, Cores, Duration, Either, Field, Flag, Listing, Section, Size, Table, Text, Whole
 from nebh.spec.tls_fields import TLS
@@ -341,6 +342,7 @@ SPEC = Section(
         Field(key="volumes", shape=VOLUMES, doc="Data that it owns on its node, each volume with a name."),
         Field(key="data", shape=DATA, doc="Which versions of its data this release reads and writes."),
         Field(key="backup", shape=BACKUP, doc="Copies of its volumes elsewhere, encrypted: see docs/data.md."),
+        Field(key="rehearse", shape=REHEARSE, doc="When a release is tried on a copy of the data, by the node itself."),
         Field(key="hooks", shape=HOOKS, doc="Programs of the image that an update runs at named points."),
         Field(key="secrets", shape=SECRETS, doc="Values that only its nodes can read, each a file of the container."),
         Field(key="health", shape=HEALTH, doc="How one sees that an instance works."),

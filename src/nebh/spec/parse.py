@@ -34,6 +34,7 @@ from nebh.spec.document import parse_document
 from nebh.spec.fields import SPEC
 from nebh.spec.network import parse_egress, parse_ports, parse_routes
 from nebh.spec.read import Reader, Value
+from nebh.spec.rehearse import parse_rehearse
 from nebh.spec.secrets import parse_secrets
 
 _SOURCES = {
@@ -94,6 +95,7 @@ def _build(reader: Reader, root: Value, base: str) -> ServiceSpec:
         mounts=mounts,
         data=parse_data(reader, root, volumes),
         hooks=parse_hooks(reader, root, volumes),
+        rehearse=parse_rehearse(reader, root, volumes),
         policy=_policy(root),
         secrets=secrets,
         backup=parse_backup(reader, root, volumes, secrets),

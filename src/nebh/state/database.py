@@ -12,7 +12,7 @@ from sqlalchemy.pool import StaticPool
 
 from nebh.model.errors import Broken
 
-VERSION = "0002"
+VERSION = "0003"
 
 
 class Database:

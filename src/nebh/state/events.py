@@ -44,6 +44,11 @@ def latest_events(connection: Connection, *, service: str, limit: int) -> int:
     return int(connection.execute(query).scalar() or 0)
 
 
+def last_cursor(connection: Connection) -> int:
+    """Return the cursor of the event that was stored last, 0 when there is none."""
+    return int(connection.execute(select(func.max(events.c.id))).scalar() or 0)
+
+
 def newest_event(connection: Connection, *, node_id: str) -> int:
     """Return the number of the event of this node that was stored last, 0 when there is none."""
     newest = select(func.max(events.c.id)).where(events.c.node_id == node_id).scalar_subquery()

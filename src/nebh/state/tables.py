@@ -114,6 +114,20 @@ history = Table(
     sqlite_autoincrement=True,
 )
 
+mail = Table(
+    "mail",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("cursor", BigInteger, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("gap", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("failing_since", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("told", Integer, nullable=False),
+    Column("sent_at", BigInteger, nullable=False),
+)
+
 door_tokens = Table(
     "door_tokens",
     METADATA,

@@ -376,7 +376,7 @@ class Node(Cloud):
         self.submit("assignment", sign_statement("assignment", wish, self.controller))
         return nonce
 
-    def order(self, action: Action, *, backup: BackupWish | None = None) -> str:
+    def order(self, action: Action, *, counter: int = 0, backup: BackupWish | None = None) -> str:
         """Send an operator's order; return its nonce."""
         now, nonce = int(time.time()), secrets.token_hex(16)
         wish = Order(
@@ -388,6 +388,7 @@ class Node(Cloud):
             signed_at=now,
             not_after=now + 600,
             backup=backup,
+            counter=counter,
         )
         self.submit("order", sign_statement("order", wish, self.operator))
         return nonce

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Receipts,
     )
     from nebh.model.api.listing import Nodes, Releases, ReleaseView, Services
+    from nebh.model.api.mailing import MailState, MailTest
     from nebh.model.api.polling import (
         NumberedOrder,
         NumberedReceipt,
@@ -56,6 +57,7 @@ _NAMES = {
     "events": ("Events",),
     "happening": ("History", "HistoryEntry", "LogLine", "LogPage", "LogReply", "LogRequest", "NodeReceipt", "Receipts"),
     "listing": ("Nodes", "ReleaseView", "Releases", "Services"),
+    "mailing": ("MailState", "MailTest"),
     "polling": ("NumberedOrder", "NumberedReceipt", "PollAnswer", "PollRequest", "ReportAnswer", "ReportRequest"),
     "publishing": ("Digests", "PublishRequest", "Published", "Stored"),
     "standing": ("Allocation", "NodeReport", "NodeView", "ServiceView", "Status"),
@@ -83,6 +85,8 @@ __all__ = [
     "LogPage",
     "LogReply",
     "LogRequest",
+    "MailState",
+    "MailTest",
     "NodeReceipt",
     "NodeReport",
     "NodeView",
