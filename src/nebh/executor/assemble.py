@@ -167,10 +167,12 @@ class Executor:
             self.supervisor.start()
             self.supervisor.watch_ingress()
             self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
+            self.intake.orders.volumes.wake_up()
             down = self._adopt(rows)
             threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
             self.engine.recover()
             self.intake.recover()
+            self.intake.orders.volumes.recover()
             self.secrets.follow_later()
             self._opened = True
 
@@ -267,5 +269,6 @@ class Executor:
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()
-        if not self.engine.busy() and not self.sweeper.busy():
+        busy = self.engine.busy() or self.sweeper.busy() or self.intake.orders.volumes.busy()
+        if not busy:
             self.context.database.close()  # else whoever still writes may: this process ends in a moment

@@ -49,7 +49,8 @@ class Drivers:
 class Context:
     """Made once; every part gets it. `changed` is notified, and `news` counts on, at every new receipt or event. Who
     holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
-    ready, or raises; look_at_storage: why it cannot be used, "" = it can."""
+    ready, or raises; look_at_storage: why it cannot be used, "" = it can. at_rest: instances that stand still for a
+    snapshot, so that nobody takes them for ill."""
 
     layout: Layout
     config: LocalConfig
@@ -73,6 +74,7 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
     store_lock: threading.RLock = field(default_factory=threading.RLock)
     secrets_lock: threading.RLock = field(default_factory=threading.RLock)
+    at_rest: set[str] = field(default_factory=set)
     _places: dict[str, threading.RLock] = field(default_factory=dict)
     _places_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,6 +89,10 @@ class Context:
         """Return the lock of one instance's place: it is made anew or taken away, never both at once."""
         with self._places_lock:
             return self._places.setdefault(name, threading.RLock())
+
+    def data_of(self, service: str) -> threading.RLock:
+        """Return the lock of one service's data: an update hands it over, or an order works on it, never both at once."""
+        return self.place(f"{service}/data")
 
     def forget_place(self, name: str) -> None:
         """The instance is gone for good."""

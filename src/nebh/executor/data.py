@@ -13,6 +13,7 @@ from typing import Final
 
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
+from nebh.executor.sizes import sizes_for_update
 from nebh.model.errors import Failed, Refused
 from nebh.model.event import Severity
 from nebh.model.instance import Status
@@ -106,11 +107,13 @@ def make_volumes(context: Context, row: TransactionRow, release: Release) -> Non
                 raise Refused(
                     f"cannot run release {row.to_counter} of {row.service}: {fit.reason}", rule=RULE, hint=fit.hint
                 )
-    for one in found:
-        _make(context, row, release, one)
+    with context.data_of(row.service):
+        sizes = sizes_for_update(context, ((one.stored, one.part.bound) for one in found)) if found else {}
+        for one in found:
+            _make(context, row, release, one, size=sizes[one.stored])
 
 
-def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -> None:
+def _make(context: Context, row: TransactionRow, release: Release, one: Owned, *, size: int) -> None:
     context.volumes.add_volume(
         VolumeRow(
             service=row.service,
@@ -124,7 +127,7 @@ def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -
     )
     owner = one.part.mount.user or release.user
     with effect(context, row.id, "prepare.volumes"):
-        context.drivers.volumes.make(VolumePlan(name=one.stored, quota=one.part.bound.size, uid=owner, gid=owner))
+        context.drivers.volumes.make(VolumePlan(name=one.stored, quota=size, uid=owner, gid=owner))
 
 
 def begin_writing(context: Context, row: TransactionRow, release: Release, *, new: tuple[InstanceRow, ...]) -> bool:
@@ -160,8 +163,8 @@ def begin_writing(context: Context, row: TransactionRow, release: Release, *, ne
 def _keep(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
     """Take this transaction's snapshots of what somebody has written."""
     for one in volumes:
-        if one.row is None or not one.part.snapshotted or not one.row.counter:
-            continue  # nobody has written
+        if one.row is None or not one.part.snapshotted or not (one.row.counter or one.row.version):
+            continue  # nobody has written, nor was it cloned
         if row.kind != "restore" and (one.row.epoch, one.row.counter) == (row.epoch, row.to_counter):
             continue  # it is this release's already
         kept = SnapshotRow(
@@ -195,11 +198,11 @@ def discarded_name(row: TransactionRow, *, back: bool) -> str:
 def _bring_back(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
     """A restore: the data as its release last had it; what there was is kept under a name of its own."""
     for one in volumes:
-        if one.row is None or one.part.bound.kind is not VolumeClass.STATE:
-            continue
         wished = _named(context, one, row.snapshot)
-        if wished is None:
+        if one.row is None or wished is None:
             continue  # it did not exist then
+        if one.part.bound.kind is not VolumeClass.STATE and wished.kind is not SnapshotKind.MANUAL:
+            continue  # it stays, unless a person asks for what a person kept
         _discard(context, row, one, back=False)
         with effect(context, row.id, "data.restore"):
             context.drivers.volumes.restore(one.stored, wished.name, keep_as=discarded_name(row, back=False))
@@ -320,6 +323,11 @@ def tidy_snapshots(context: Context, service: str) -> None:
     transaction stay. May be repeated at any time."""
     if not context.volumes.volumes(service) or context.work.open_transaction(service) is not None:
         return
+    with context.data_of(service):
+        _tidy(context, service)
+
+
+def _tidy(context: Context, service: str) -> None:
     _agree(context, service)
     known = context.work.service(service)
     release = context.accepted.release(service, known.epoch, known.counter) if known is not None else None

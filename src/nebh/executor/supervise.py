@@ -282,7 +282,9 @@ class Supervisor:
     def _probe_one(
         self, row: InstanceRow, failures: dict[tuple[str, Probe], int], due: dict[tuple[str, Probe], float]
     ) -> None:
-        if row.id in self._reviving or self._context.work.open_transaction(row.service) is not None:
+        if row.id in self._reviving or row.id in self._context.at_rest:
+            return
+        if self._context.work.open_transaction(row.service) is not None:
             return
         health = release_of(self._context, row).health
         for probe, check in ((Probe.LIVENESS, health.liveness), (Probe.READINESS, health.readiness)):
@@ -291,6 +293,8 @@ class Supervisor:
                 continue
             due[key] = now + max(STEADY, check.interval / 1000)
             result = look(self._context, row, check)
+            if row.id in self._context.at_rest:
+                return
             failures[key] = count_failures(failures.get(key, 0), result)
             step = judge_probe(probe, check, failures=failures[key], resting=row.id in self._plane.resting)
             if step is Step.END:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from dataclasses import dataclass
 from functools import partial
@@ -38,10 +39,11 @@ def starting(run: Run, row: TransactionRow) -> TransactionRow:
     """STARTING: start the new side, wait until it is ready, cut over."""
     new, old = run.sides(row)
     alone = bool(new) and stands_alone(run.context, row)
-    if alone or (new and not _overlaps(run, row)):
-        _yield_place(run, row, old)
-    if alone:
-        _hand_over_data(run, row, new)
+    with run.context.data_of(row.service) if alone else contextlib.nullcontext():
+        if alone or (new and not _overlaps(run, row)):
+            _yield_place(run, row, old)
+        if alone:
+            _hand_over_data(run, row, new)
     for one in new:
         with effect(run.context, row.id, "start.start"):
             marks.mark("start.begin")

@@ -55,4 +55,10 @@ ALTER TABLE transactions ADD COLUMN data TEXT NOT NULL DEFAULT '';
 ALTER TABLE transactions ADD COLUMN snapshot TEXT NOT NULL DEFAULT '';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA)
+_VOLUME_ORDERS = """
+CREATE TABLE volume_orders (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, nonce TEXT NOT NULL UNIQUE, service TEXT NOT NULL, envelope TEXT NOT NULL,
+  ended INTEGER NOT NULL DEFAULT 0);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _DATA, _VOLUME_ORDERS)

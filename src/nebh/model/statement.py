@@ -36,11 +36,15 @@ class Action(StrEnum):
     ABORT = "abort"
     RESUME = "resume"
     RESTORE = "restore"
+    SNAPSHOT = "snapshot"
+    DELETE_SNAPSHOT = "delete-snapshot"
+    CLONE = "clone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """An operator's signed statement. signed_at, not_after: Unix seconds. nodes: node ids."""
+    """An operator's signed statement. signed_at, not_after: Unix seconds. nodes: node ids. volume: of the service, "" =
+    all that the action is about. target: SERVICE/VOLUME that a clone becomes. force: also the last good snapshot."""
 
     cluster_id: str
     nodes: tuple[str, ...]
@@ -52,6 +56,8 @@ class Order:
     counter: int = 0
     volume: str = ""
     snapshot: str = ""
+    target: str = ""
+    force: bool = False
 
 
 class Outcome(StrEnum):
@@ -69,6 +75,7 @@ class Outcome(StrEnum):
     REMOVED = "removed"
     STATUS = "status"
     ROTATED = "rotated"
+    DONE = "done"
 
 
 @dataclass(frozen=True, kw_only=True)
