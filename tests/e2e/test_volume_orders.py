@@ -67,6 +67,19 @@ def test_a_snapshot_is_taken_while_the_service_serves_and_restored(cloud, deploy
     assert table(cloud) == ["1 1", "2 1", "3 1", "4 convert"], "release 2 reads what release 1 wrote, and converts it"
 
 
+def test_names_differences_and_sizes_are_shown(cloud):
+    (name,) = kept(cloud, "manual")
+    found = volume(cloud, "files", f"rows/data:{name}")
+    assert ([one["path"] for one in found["files"]], found["complete"]) == (["rows"], True)
+    (changed,) = volume(cloud, "diff", "rows", name)["changes"]
+    assert (changed["path"], changed["kind"]) == ("rows", "changed")
+    assert changed["before"] < changed["after"]
+    (one,) = volume(cloud, "usage", "rows")["volumes"]
+    assert (one["name"], one["quota"]) == ("data", 64 << 20)
+    assert b"64 MiB" in cloud.nebh("volume", "usage").stdout
+    assert "no snapshot none" in volume(cloud, "files", "rows:none", accept=ANY)
+
+
 def test_another_service_begins_with_the_data(cloud, deploy):
     (name, *_) = kept(cloud, "manual")
     before = table(cloud)

@@ -17,7 +17,8 @@ from nebh.signing.statements import Seed, sign_statement
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 SHARED = VolumeBound(name="shared", kind=VolumeClass.SHARED_STATE, size=1 << 20)
 CACHE = VolumeBound(name="cache", kind=VolumeClass.CACHE, size=1 << 20)
-MOUNTS = tuple(VolumeMount(name=name, path=f"/{name}") for name in ("data", "shared", "cache"))
+PLACES = {"data": "/data", "shared": "/both", "cache": "/cache"}
+MOUNTS = tuple(VolumeMount(name=name, path=path) for name, path in PLACES.items())
 RULES = DataRules(reads=(1,), writes=1)
 KEY = Seed(b"o" * 32)
 
@@ -28,7 +29,7 @@ def bench(new_bench):
 
 
 def deploy(bench, number: int, **fields) -> None:
-    program = f"append /data/rows {number};append /shared/rows {number};sleep 1"
+    program = f"append /data/rows {number};append /both/rows {number};sleep 1"
     more = {"volumes": MOUNTS, "data": RULES, "update": Update(bake=50, drain=50), **fields}
     bench.deploy(number, argv=("/bin/sh", "-c", program), **more)
 

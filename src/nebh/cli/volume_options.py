@@ -37,6 +37,48 @@ def register(subparsers: Any, common: argparse.ArgumentParser) -> None:
     for parser in (listing, snapshots):
         parser.add_argument("service", nargs="?", default="", metavar="SERVICE", help="of this service alone")
     _add_orders(volumes, common)
+    _add_looks(volumes, common)
+
+
+def _add_looks(volumes: Any, common: argparse.ArgumentParser) -> None:
+    files = add_command(
+        volumes,
+        common,
+        "files",
+        command=Command("volume_look", "files"),
+        text="list the names in a volume, or in a snapshot of it",
+        details="Asks the node by a question that your key signs, and the answer is sealed for this command: neither "
+        "the controller nor the agent can ask for names of files, or read them.",
+        examples=("nebh volume files db", "nebh volume files db/data:t12 base -r", "nebh volume files db --json"),
+    )
+    files.add_argument("what", metavar="SERVICE[/VOLUME][:SNAPSHOT]")
+    files.add_argument("path", nargs="?", default="", metavar="PATH", help="this folder of the volume")
+    files.add_argument("--recursive", "-r", action="store_true", help="with all below it")
+    diff = add_command(
+        volumes,
+        common,
+        "diff",
+        command=Command("volume_look", "diff"),
+        text="list what was added, removed and changed between two states of a volume",
+        details="A file counts as the same when size, time, mode and owner are.",
+        examples=("nebh volume diff db t12", "nebh volume diff db/data t12 t15 --json"),
+    )
+    diff.add_argument("what", metavar="SERVICE[/VOLUME]")
+    diff.add_argument("older", metavar="SNAPSHOT")
+    diff.add_argument("newer", nargs="?", default="now", metavar="SNAPSHOT2", help="another snapshot (default: now)")
+    for parser in (files, diff):
+        parser.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many names (default 1000)")
+        parser.add_argument("--replica", type=int, default=None, metavar="N", help="of this allocation")
+        parser.add_argument("--node", default="", metavar="NAME", help="on this node")
+    usage = add_command(
+        volumes,
+        common,
+        "usage",
+        command=Command("volume_look", "usage"),
+        text="say how full volumes are, what only snapshots hold, and what the storage has left",
+        examples=("nebh volume usage", "nebh volume usage db --json"),
+    )
+    usage.add_argument("service", nargs="?", default="", metavar="SERVICE", help="of this service alone")
 
 
 def _add_orders(volumes: Any, common: argparse.ArgumentParser) -> None:

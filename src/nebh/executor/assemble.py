@@ -13,6 +13,7 @@ from nebh.drivers.dns.dnsmasq import DnsmasqDns
 from nebh.drivers.ingress.haproxy import HaproxyIngress
 from nebh.drivers.networks.routed import RoutedNetwork
 from nebh.executor.agent_link import AgentLink
+from nebh.executor.answers import Answers
 from nebh.executor.context import Context, Drivers
 from nebh.executor.dataplane import Dataplane
 from nebh.executor.door import Door
@@ -145,7 +146,8 @@ class Executor:
         """Bring reality to the journal, then open the door. Before enrolment there is nothing to bring."""
         self.context.store.sweep()
         agent_uid, agent_gid = daemons.user_id(self.context.config.agent_user, "nobody")
-        door = Door(self.context, intake=self.intake, look=self.look, identity=self.identity)
+        answers = Answers(self.context, self.trust, self.identity.sign_answer)
+        door = Door(self.context, intake=self.intake, look=self.look, identity=self.identity, answers=answers)
         try:
             self.open()
         finally:

@@ -13,7 +13,7 @@ from typing import Final
 
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
-from nebh.executor.sizes import sizes_for_update
+from nebh.executor.sizes import RULE, sizes_for_update
 from nebh.model.errors import Failed, Refused
 from nebh.model.event import Severity
 from nebh.model.instance import Status
@@ -25,7 +25,6 @@ from nebh.model.volume import VolumeClass
 from nebh.model.work import InstanceRow, TransactionRow
 from nebh.planning import data, local
 
-RULE: Final = "data"
 SAME_DATA: Final = frozenset({"restart", "scale", *local.ENDING})
 """Kinds of transactions that leave the release, and so the data, as it is."""
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from nebh.executor.context import Context
-from nebh.executor.data import RULE as DATA_RULE
 from nebh.executor.data import decide_back
 from nebh.executor.engine import Engine
+from nebh.executor.sizes import RULE as DATA_RULE
 from nebh.executor.trust import Trust
 from nebh.executor.volume_orders import ACTIONS, VolumeOrders
 from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused

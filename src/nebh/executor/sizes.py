@@ -7,6 +7,7 @@ until then the old release may go on, and writes as much as it was allowed to.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
@@ -15,6 +16,8 @@ from nebh.model.kept import VolumeRow
 from nebh.model.quantities import render_size
 from nebh.model.stored import Ability, stored_name
 from nebh.model.volume import VolumeBound
+
+RULE: Final = "data"
 
 
 def sizes_for_update(context: Context, wanted: Iterable[tuple[str, VolumeBound]]) -> dict[str, int]:
@@ -34,7 +37,7 @@ def sizes_for_update(context: Context, wanted: Iterable[tuple[str, VolumeBound]]
             "cannot make volumes smaller than what is in them: "
             + "; ".join(sorted(set(problems)))
             + "; nothing was changed",
-            rule="data",
+            rule=RULE,
             hint="remove something in them first, or declare a larger `size`",
         )
     return sizes

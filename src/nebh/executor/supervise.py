@@ -13,6 +13,7 @@ from nebh.executor.effects import effect
 from nebh.executor.floods import LogKeeper
 from nebh.executor.health import look, wait_ready
 from nebh.executor.instances import build, exit_text, readiness, release_of
+from nebh.executor.usage import UsageKeeper
 from nebh.executor.watch_storage import StorageWatch
 from nebh.host.waiting import Waiter
 from nebh.model.errors import NebhError
@@ -47,6 +48,7 @@ class Supervisor:
             threading.Thread(target=self._watch_exits, name="exits", daemon=True),
             threading.Thread(target=self._probe, name="probes", daemon=True),
             threading.Thread(target=self._logs.run, name="logs", daemon=True),
+            threading.Thread(target=UsageKeeper(context).run, name="usage", daemon=True),
         ]
 
     def start(self) -> None:

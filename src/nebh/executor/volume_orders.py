@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
 from nebh.executor.instances import release_of
+from nebh.executor.sizes import RULE as DATA_RULE
 from nebh.executor.volume_clone import clone_volumes
 from nebh.model.errors import BadInput, Conflict, Failed, NebhError, NotFound, Refused
 from nebh.model.event import Severity
@@ -152,7 +153,7 @@ class VolumeOrders:
         found = tuple(one for one in named if fits[one.name].ok)
         if not found:
             reasons = "; ".join(sorted({fit.reason for fit in fits.values()}))
-            raise Refused(f"cannot take a snapshot of {wish.service}: {reasons}", rule="data")
+            raise Refused(f"cannot take a snapshot of {wish.service}: {reasons}", rule=DATA_RULE)
         return found
 
     def _snapshot(self, wish: Order) -> str:
@@ -264,7 +265,7 @@ class VolumeOrders:
             raise Refused(
                 f"cannot delete snapshot {wish.snapshot} of {wish.service}: it is the last good one of"
                 f" {', '.join(sorted({one.volume for one in last}))}",
-                rule="data",
+                rule=DATA_RULE,
                 hint="the next update takes another; --force deletes it all the same",
             )
         return found
