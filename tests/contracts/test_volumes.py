@@ -9,6 +9,7 @@ import stat
 
 import pytest
 
+from nebh.drivers.volumes import browse
 from nebh.drivers.volumes.base import OutOfSpace, Unable
 from nebh.drivers.volumes.fake import FakeVolumes
 from nebh.model.errors import BadInput, Conflict, Failed, NotFound
@@ -360,6 +361,54 @@ def test_differences_are_told(driver):
     assert (thorough[0].before, thorough[0].after) == (6, 10)
     assert len(driver.diff(NAME, older="r1", limit=2)) == 2
     assert len(driver.files(NAME, snapshot="r1", limit=3)) == 3
+
+
+def test_names_and_differences_come_in_pages(driver):
+    """Whatever the pages are cut to, together they tell what one look tells."""
+    place = driver.make(VolumePlan(name=NAME))
+    for name in ("a", "a/b", "a-b", "c", "c/d", "c/d/e"):
+        (place / name).mkdir()
+    for name in ("a/b/1", "a/x", "a-b/2", "c/d/e/3", "z", "a.b"):
+        (place / name).write_text(name)
+    (place / "link").symlink_to("c")
+    (place / os.fsdecode(b"bad\xff")).write_text("")
+    driver.snapshot(NAME, "r1")
+    shutil.rmtree(place / "a")
+    (place / "z").write_text("more than before")
+    (place / "new").write_text("")
+    if Ability.BROWSE not in driver.abilities:
+        with pytest.raises(Unable):
+            driver.snapshot_path(NAME, "r1")
+        return
+    old, now = driver.snapshot_path(NAME, "r1"), driver.path(NAME)
+    whole = {"files": driver.files(NAME, snapshot="r1"), "changes": driver.diff(NAME, older="r1")}
+    for limit in (1, 2, 5, 100):
+        for pause in (10.0, 0.0):
+            found = {"files": (), "changes": ()}
+            for kind in found:
+                after = None
+                while after != b"":
+                    cut = {"after": after or b"", "limit": limit, "seconds": pause}
+                    if kind == "files":
+                        page, after = browse.list_page(old, under="", deep=True, **cut)
+                    else:
+                        page, after = browse.compare_page(old, now, **cut)
+                    assert len(page) <= limit
+                    found[kind] += page
+            assert found == whole
+    one = {"after": b"", "limit": 100, "seconds": 10.0}
+    assert [file.path for file in browse.list_page(old, under="a", deep=False, **one)[0]] == ["a/b", "a/x"]
+    assert [file.path for file in browse.list_page(old, under="c/d", deep=True, **one)[0]] == ["c/d/e", "c/d/e/3"]
+    for nowhere in ("link", "z", "none", "..", "a/../a"):
+        with pytest.raises(NotFound):
+            browse.list_page(old, under=nowhere, deep=True, **one)
+
+
+def test_the_storage_says_what_is_left(driver):
+    driver.make(VolumePlan(name=NAME))
+    room = driver.room()
+    assert 0 <= room.free <= room.size
+    assert room.growth >= 0
 
 
 def test_usage_is_measured(driver):

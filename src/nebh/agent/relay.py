@@ -3,6 +3,7 @@ events, status). Whoever is away is tried again with jitter; what was not acknow
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -144,7 +145,7 @@ class Down:
     """Controller -> executor."""
 
     def __init__(self, executor: Path, source: ControllerSource, up: Up, *, state: Path) -> None:
-        self._executor, self._source, self._up = Executor(executor), source, up
+        self._executor, self._source, self._up, self._place = Executor(executor), source, up, executor
         self._cursor = state / "orders"
         self._snapshot = self._seq = 0
         self._order = self._read_cursor()
@@ -174,6 +175,8 @@ class Down:
             write_atomic(self._cursor, str(order.order).encode(), durable=False)
         if answer.requests:
             self._answer_logs(answer.requests)
+        if answer.questions:  # a look at many files takes seconds: orders do not wait for it
+            threading.Thread(target=self._answer_questions, args=(answer.questions,), daemon=True).start()
 
     def _submit(self, kind: str, envelope: str) -> None:
         """Hand a statement on. What the executor refuses, it says in a receipt of its own."""
@@ -183,6 +186,12 @@ class Down:
         except NebhError as error:
             if isinstance(error, Unreachable):
                 raise
+
+    def _answer_questions(self, questions: tuple[api.RelayedQuestion, ...]) -> None:
+        executor = Executor(self._place)
+        answers = tuple(_ask(executor, one) for one in questions)
+        with contextlib.suppress(NebhError), self._source.client() as client:  # whoever asked gives up by then
+            client.report(api.ReportRequest(answers=answers))
 
     def _answer_logs(self, requests: tuple[api.LogRequest, ...]) -> None:
         replies = tuple(self._read_logs(request) for request in requests)
@@ -214,6 +223,15 @@ class Down:
             return int(read_bounded(self._cursor, limit=64))
         except (OSError, ValueError):
             return 0
+
+
+def _ask(executor: Executor, question: api.RelayedQuestion) -> api.RelayedAnswer:
+    try:
+        data = codec.from_plain(question.envelope, bytes, what="an envelope")
+        box = executor.ask({"op": "question"}, data).get("box", "")
+        return api.RelayedAnswer(id=question.id, box=str(box))
+    except NebhError as error:
+        return api.RelayedAnswer(id=question.id, error=error.message)
 
 
 def peek_seq(envelope: str) -> int:

@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from nebh.api.access import DEPLOYING, allow
-from nebh.controller import deploying, viewing
+from nebh.controller import asking, deploying, viewing
 from nebh.controller.core import Core
 from nebh.controller.entering import check_service, ci_services
 from nebh.controller.identity import Caller
@@ -24,6 +24,7 @@ from nebh.model.api import (
     Receipts,
     Relayed,
     Releases,
+    Sealed,
     Services,
     ServiceView,
     Signed,
@@ -94,6 +95,12 @@ def orders(core: NamedDependency[Core], caller: NamedDependency[Caller], data: J
     return deploying.relay_order(core, data.envelope, caller=caller)
 
 
+@post("/v1/questions", opt=allow(Who.OPERATOR, fails=(404, 422, 503)), status_code=200)
+async def questions(core: NamedDependency[Core], data: JSONBody[Signed]) -> Sealed:
+    """Relay an operator's signed question about data to its node; the answer is sealed for whoever asked."""
+    return await asking.relay_question(core, data.envelope)
+
+
 @post("/v1/hints", opt=OPERATOR, status_code=204, sync_to_thread=False)
 def hints(core: NamedDependency[Core]) -> None:
     """Wake every node, so that it looks at the published set now."""
@@ -161,6 +168,7 @@ HANDLERS = (
     releases,
     deployments,
     orders,
+    questions,
     hints,
     events,
     receipts,

@@ -33,11 +33,14 @@ def send_order(
     nodes: tuple[NodeRecord, ...],
     life: int,
     counter: int = 0,
+    volume: str = "",
     snapshot: str = "",
     backup: BackupWish | None = None,
+    target: str = "",
+    force: bool = False,
 ) -> str:
-    """Sign an order for these nodes, good for `life` seconds, and hand it in; return its nonce. counter, snapshot, backup:
-    what a restore goes back to; what is asked of backups."""
+    """Sign an order for these nodes, good for `life` seconds, and hand it in; return its nonce. The rest: as in
+    Order."""
     from nebh.signing.statements import sign_statement
 
     now = now_seconds()
@@ -50,8 +53,11 @@ def send_order(
         signed_at=now,
         not_after=now + life,
         counter=counter,
+        volume=volume,
         snapshot=snapshot,
         backup=backup,
+        target=target,
+        force=force,
     )
     session.client.order(sign_statement("order", order, session.key))
     return order.nonce
@@ -111,8 +117,16 @@ def _nodes_to_clear(
     return tuple(filter(expected, active)), tuple(one for one in active if not expected(one))
 
 
-def report_on(out: Output, followed: Followed, service: str, error: NebhError | None) -> int:
-    """Print the receipts; return the exit status. Raises `error` where no JSON is wanted."""
+def report_on(
+    out: Output,
+    followed: Followed,
+    service: str,
+    error: NebhError | None,
+    *,
+    more: dict[str, object] | None = None,
+) -> int:
+    """Print the receipts; return the exit status. Raises `error` where no JSON is wanted. more: further fields of the
+    JSON document."""
     if out.json_wanted:
         out.document(
             {
@@ -122,6 +136,7 @@ def report_on(out: Output, followed: Followed, service: str, error: NebhError | 
                 "receipts": to_document(followed),
                 "error": error.message if error else "",
                 "hint": error.hint if error else "",
+                **(more or {}),
             }
         )
         return error.exit_status if error else 0

@@ -21,7 +21,7 @@ from nebh.wire import codec
 
 def show_volumes(options: argparse.Namespace, out: Output) -> int:
     """List volumes."""
-    found = list(_volumes(Session(options, out), options.service))
+    found = list(volumes_of(Session(options, out), options.service))
     if out.json_wanted:
         out.document({"volumes": [{"node": node.name, **_plain(one)} for node, one in found]})
         return 0
@@ -44,7 +44,7 @@ def show_volumes(options: argparse.Namespace, out: Output) -> int:
 
 def show_snapshots(options: argparse.Namespace, out: Output) -> int:
     """List what is kept of the data."""
-    found = list(_snapshots(Session(options, out), options.service))
+    found = list(snapshots_of(Session(options, out), options.service))
     if out.json_wanted:
         out.document({"snapshots": [{"node": node.name, **_plain(one)} for node, one in found]})
         return 0
@@ -56,9 +56,9 @@ def show_snapshots(options: argparse.Namespace, out: Output) -> int:
             one.volume,
             node.name,
             one.name,
-            f"release {one.counter}, data version {one.version}",
+            f"{f'release {one.counter}' if one.counter else 'a clone'}, data version {one.version}",
             clock(one.taken_at),
-            f"put aside, until {clock(one.until)}" if one.kind is SnapshotKind.DISCARDED else one.kind.value,
+            kept_until(one),
         )
         for node, one in found
     ]
@@ -66,12 +66,27 @@ def show_snapshots(options: argparse.Namespace, out: Output) -> int:
     return 0
 
 
+def kept_until(one: SnapshotRow) -> str:
+    """Return by which rule a snapshot is kept, for people."""
+    match one.kind:
+        case SnapshotKind.DISCARDED:
+            return f"put aside, until {clock(one.until)}"
+        case SnapshotKind.RELEASE:
+            return "before an update, by its release's rule"
+        case SnapshotKind.MANUAL:
+            return "by hand, until it is deleted"
+        case SnapshotKind.BACKUP:
+            return "while it is copied to the store"
+        case SnapshotKind.FETCHED:
+            return f"from a backup, until {clock(one.until)}" if one.until else "from a backup, for its restore"
+
+
 def undo(options: argparse.Namespace, out: Output) -> int:
     """Bring back what a restore put aside."""
     session = Session(options, out)
     found = [
         one
-        for _, one in _snapshots(session, options.service)
+        for _, one in snapshots_of(session, options.service)
         if (one.name == options.snapshot if options.snapshot else one.kind is SnapshotKind.DISCARDED)
     ]
     if not found:
@@ -128,7 +143,7 @@ def restore(session: Session, options: argparse.Namespace, out: Output, *, count
 
 def _owners(session: Session, service: str) -> tuple[NodeRecord, ...]:
     """Return the nodes that hold data of a service. Raises NotFound."""
-    names = {node.name for node, _ in _volumes(session, service)}
+    names = {node.name for node, _ in volumes_of(session, service)}
     found = tuple(one for one in session.state().trusted.nodes.nodes if one.name in names)
     if not found:
         raise NotFound(
@@ -138,14 +153,16 @@ def _owners(session: Session, service: str) -> tuple[NodeRecord, ...]:
     return found
 
 
-def _volumes(session: Session, service: str) -> Iterator[tuple[NodeView, VolumeRow]]:
+def volumes_of(session: Session, service: str) -> Iterator[tuple[NodeView, VolumeRow]]:
+    """Yield the volumes of a service ("" = of all) as nodes report them."""
     for node in session.client.nodes():
         for one in node.report.volumes if node.report is not None else ():
             if service in ("", one.service):
                 yield node, one
 
 
-def _snapshots(session: Session, service: str) -> Iterator[tuple[NodeView, SnapshotRow]]:
+def snapshots_of(session: Session, service: str) -> Iterator[tuple[NodeView, SnapshotRow]]:
+    """Yield what is kept of a service ("" = of all) as nodes report it."""
     for node in session.client.nodes():
         for one in node.report.snapshots if node.report is not None else ():
             if service in ("", one.service) and one.whole:

@@ -17,6 +17,7 @@ from nebh.model.statement import Outcome, Receipt
 ENDS = frozenset(
     {Outcome.COMMITTED, Outcome.ROLLED_BACK, Outcome.REFUSED, Outcome.FAILED, Outcome.STOPPED, Outcome.REMOVED}
 )
+_GOOD = (Outcome.COMMITTED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED, Outcome.DONE)
 PHASES = ("preparing", "prepared", "starting", "cutting_over", "checking", "healthy", "rolling_back")
 _COLOURS = {Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.ALARM: "red"}
 
@@ -148,7 +149,7 @@ def to_document(followed: Followed) -> list[dict[str, object]]:
 def show_receipts(out: Output, followed: Followed) -> None:
     """Write what each node confirmed."""
     for name, one in followed.receipts.items():
-        good = one.outcome in (Outcome.COMMITTED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED, Outcome.DONE)
+        good = one.outcome in _GOOD
         colour = "green" if good else "red"
         out.say(f"{out.paint(one.outcome.value, colour)} on {name} (receipt {one.number}, signed by the node)")
         if one.phases:

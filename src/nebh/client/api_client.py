@@ -230,6 +230,12 @@ class Client:
         path = f"/v1/services/{quote(service, safe='')}/logs"
         return self._get(path, api.LogPage, query=query, timeout=TIMEOUT + follow)
 
+    def ask(self, envelope: bytes) -> bytes:
+        """Have an operator's signed question answered by its node; return the sealed answer. Raises NotFound, Failed,
+        Unreachable."""
+        signed = api.Signed(envelope=base64.b64encode(envelope).decode())
+        return base64.b64decode(self._post("/v1/questions", signed, api.Sealed).box)
+
     # -- for nodes
 
     def poll(self, request: api.PollRequest) -> api.PollAnswer:

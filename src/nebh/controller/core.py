@@ -14,7 +14,7 @@ from nebh.controller.identity import Identity
 from nebh.controller.repository import Repository, TrustTools
 from nebh.images.delta_folder import DeltaFolder
 from nebh.images.objects import ObjectFolder
-from nebh.model.api import LogReply, LogRequest
+from nebh.model.api import LogReply, LogRequest, RelayedAnswer, RelayedQuestion
 from nebh.model.errors import NotFound
 from nebh.model.event import Event, Severity
 from nebh.model.node import NodeRecord, NodeStatus
@@ -29,10 +29,12 @@ WAIT_LIMIT = 60.0
 
 @dataclass
 class LogDesk:
-    """Log requests on their way to nodes, by node id, and the futures that wait for the answers."""
+    """Log requests and questions on their way to nodes, by node id, and the futures that wait for the answers."""
 
     waiting: dict[str, list[LogRequest]] = field(default_factory=lambda: defaultdict(list))
     answers: dict[tuple[str, int], asyncio.Future[LogReply]] = field(default_factory=dict)
+    questions: dict[str, list[RelayedQuestion]] = field(default_factory=lambda: defaultdict(list))
+    boxes: dict[tuple[str, int], asyncio.Future[RelayedAnswer]] = field(default_factory=dict)
     number: int = 0
 
 
@@ -123,6 +125,8 @@ class Core:
             bell.silence()
         for future in self.logs.answers.values():
             future.cancel()
+        for box in self.logs.boxes.values():
+            box.cancel()
         self.door.close()
 
 

@@ -41,7 +41,8 @@ async def answer_poll(core: Core, request: PollRequest, *, caller: Caller) -> Po
     def look() -> bool:
         found[:] = [_waiting(core, request, node_id=caller.node_id)]
         one = found[0]
-        return bool(one.assignments or one.orders or one.requests or one.snapshot != request.snapshot)
+        said = one.assignments or one.orders or one.requests or one.questions
+        return bool(said or one.snapshot != request.snapshot)
 
     await poll(core.node_bell(caller.node_id), request.wait / 1000, look)
     # What came after the last look is left for the next poll: it is not in this answer.
@@ -49,6 +50,10 @@ async def answer_poll(core: Core, request: PollRequest, *, caller: Caller) -> Po
     waiting = core.logs.waiting.pop(caller.node_id, [])
     if left := [one for one in waiting if one.id not in handed]:
         core.logs.waiting[caller.node_id] = left
+    asked = {one.id for one in found[0].questions}
+    questions = core.logs.questions.pop(caller.node_id, [])
+    if later := [one for one in questions if one.id not in asked]:
+        core.logs.questions[caller.node_id] = later
     return found[0]
 
 
@@ -76,6 +81,7 @@ def _waiting(core: Core, request: PollRequest, *, node_id: str) -> PollAnswer:
         ),
         snapshot=core.snapshot,
         requests=tuple(core.logs.waiting.get(node_id, ())),
+        questions=tuple(core.logs.questions.get(node_id, ())),
     )
 
 
@@ -140,3 +146,7 @@ def _ring(core: Core, request: ReportRequest, *, node_id: str) -> None:
         future = core.logs.answers.get((node_id, reply.id))
         if future is not None and not future.done():
             future.set_result(reply)
+    for answer in request.answers:
+        waiting = core.logs.boxes.get((node_id, answer.id))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)

@@ -13,6 +13,7 @@ from nebh.drivers.dns.dnsmasq import DnsmasqDns
 from nebh.drivers.ingress.haproxy import HaproxyIngress
 from nebh.drivers.networks.routed import RoutedNetwork
 from nebh.executor.agent_link import AgentLink
+from nebh.executor.answers import Answers
 from nebh.executor.backup_store import WEIGHT, restic_stores
 from nebh.executor.backups import BackupKeeper
 from nebh.executor.certificates import CertificateKeeper
@@ -165,7 +166,8 @@ class Executor:
         """Bring reality to the journal, then open the door. Before enrolment there is nothing to bring."""
         self.context.store.sweep()
         agent_uid, agent_gid = daemons.user_id(self.context.config.agent_user, "nobody")
-        door = Door(self.context, intake=self.intake, look=self.look, identity=self.identity)
+        answers = Answers(self.context, self.trust, self.identity.sign_answer)
+        door = Door(self.context, intake=self.intake, look=self.look, identity=self.identity, answers=answers)
         try:
             self.open()
         finally:
@@ -188,10 +190,12 @@ class Executor:
             self.supervisor.watch_ingress()
             self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
             self.rehearser.start()
+            self.intake.orders.volumes.wake_up()
             down = self._adopt(rows)
             threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
             self.engine.recover()
             self.intake.recover()
+            self.intake.orders.volumes.recover()
             self.secrets.follow_later()
             self.backups.start()
             self.certificates.start()
@@ -293,5 +297,6 @@ class Executor:
         self.engine.join(5.0)
         with contextlib.suppress(NebhError):
             self.context.database.checkpoint()
-        if not self.engine.busy() and not self.sweeper.busy():
+        busy = self.engine.busy() or self.sweeper.busy() or self.intake.orders.volumes.busy()
+        if not busy:
             self.context.database.close()  # else whoever still writes may: this process ends in a moment

@@ -26,7 +26,8 @@ def rolling_back(run: Run, row: TransactionRow) -> TransactionRow:
     """ROLLING_BACK: traffic to the old side, then journal, then the new side leaves."""
     new, old = run.sides(row)
     if stands_alone(run.context, row):
-        row = _give_data_back(run, row, new)
+        with run.context.data_lock(row.service):
+            row = _give_data_back(run, row, new)
     _revive(run, row, old)
     with run.dataplane.lock:  # from the look at the journal to its next commit nobody else changes rules
         marks.mark("back.begin")

@@ -56,7 +56,8 @@ class Context:
     holds `changed` must not touch the database: who writes there may be about to wake. storage: has that of volumes
     ready, or raises; certificates: those of this node's routes; look_at_storage: why it cannot be used, "" = it can;
     storage_warning: (what should be done something about, what helps), as of the last look. errands: set when there is
-    something to do with backups; stores_lock: one at a time works with a store of them."""
+    something to do with backups; stores_lock: one at a time works with a store of them. at_rest: instances that stand
+    still for a snapshot, so that nobody takes them for ill."""
 
     layout: Layout
     config: LocalConfig
@@ -86,6 +87,7 @@ class Context:
     secrets_lock: threading.RLock = field(default_factory=threading.RLock)
     errands: threading.Event = field(default_factory=threading.Event)
     stores_lock: threading.Lock = field(default_factory=threading.Lock)
+    at_rest: set[str] = field(default_factory=set)
     _places: dict[str, threading.RLock] = field(default_factory=dict)
     _places_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -104,8 +106,7 @@ class Context:
             return self._places.setdefault(name, threading.RLock())
 
     def data_lock(self, service: str) -> threading.RLock:
-        """Return the lock of a service's data: whoever takes a snapshot of it outside an update, and whoever hands it to
-        another release."""
+        """Return the lock of one service's data: an update hands it over, or somebody copies it, never both at once."""
         return self.place(f"data/{service}")
 
     def forget_place(self, name: str) -> None:

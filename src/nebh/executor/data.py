@@ -13,6 +13,7 @@ from typing import Final
 
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
+from nebh.executor.sizes import RULE, sizes_for_update
 from nebh.model.errors import Failed, Refused
 from nebh.model.event import Severity
 from nebh.model.instance import Status
@@ -24,7 +25,6 @@ from nebh.model.volume import VolumeClass
 from nebh.model.work import InstanceRow, TransactionRow
 from nebh.planning import data, local
 
-RULE: Final = "data"
 SAME_DATA: Final = frozenset({"restart", "scale", *local.ENDING})
 """Kinds of transactions that leave the release, and so the data, as it is."""
 
@@ -108,11 +108,13 @@ def make_volumes(context: Context, row: TransactionRow, release: Release) -> Non
                 raise Refused(
                     f"cannot run release {row.to_counter} of {row.service}: {fit.reason}", rule=RULE, hint=fit.hint
                 )
-    for one in found:
-        _make(context, row, release, one)
+    with context.data_lock(row.service):
+        sizes = sizes_for_update(context, ((one.stored, one.part.bound) for one in found)) if found else {}
+        for one in found:
+            _make(context, row, release, one, size=sizes[one.stored])
 
 
-def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -> None:
+def _make(context: Context, row: TransactionRow, release: Release, one: Owned, *, size: int) -> None:
     context.volumes.add_volume(
         VolumeRow(
             service=row.service,
@@ -126,7 +128,7 @@ def _make(context: Context, row: TransactionRow, release: Release, one: Owned) -
     )
     owner = one.part.mount.user or release.user
     with effect(context, row.id, "prepare.volumes"):
-        context.drivers.volumes.make(VolumePlan(name=one.stored, quota=one.part.bound.size, uid=owner, gid=owner))
+        context.drivers.volumes.make(VolumePlan(name=one.stored, quota=size, uid=owner, gid=owner))
 
 
 def begin_writing(context: Context, row: TransactionRow, release: Release, *, new: tuple[InstanceRow, ...]) -> bool:
@@ -162,8 +164,8 @@ def begin_writing(context: Context, row: TransactionRow, release: Release, *, ne
 def _keep(context: Context, row: TransactionRow, volumes: tuple[Owned, ...]) -> None:
     """Take this transaction's snapshots of what somebody has written."""
     for one in volumes:
-        if one.row is None or not one.row.counter:
-            continue  # nobody has written
+        if one.row is None or not (one.row.counter or one.row.version):
+            continue  # nobody has written, nor was it cloned
         if not one.part.snapshotted and _replacement(context, row, one) is None:
             continue
         if row.kind != "restore" and (one.row.epoch, one.row.counter) == (row.epoch, row.to_counter):
@@ -209,12 +211,12 @@ def _bring_back(context: Context, row: TransactionRow, volumes: tuple[Owned, ...
 
 
 def _replacement(context: Context, row: TransactionRow, one: Owned) -> SnapshotRow | None:
-    """Return what a restore puts in a volume's place, None = it stays as it is. A backup, and what one has replaced, come
-    back whatever the volume's class."""
+    """Return what a restore puts in a volume's place, None = it stays as it is. A backup, what a person kept, and what
+    one of them has replaced, come back whatever the volume's class."""
     found = _named(context, one, row.snapshot) if row.kind == "restore" else None
     if found is None or one.part.bound.kind is VolumeClass.STATE:
         return found
-    return found if found.kind in (SnapshotKind.FETCHED, SnapshotKind.DISCARDED) else None
+    return found if found.kind in (SnapshotKind.FETCHED, SnapshotKind.MANUAL, SnapshotKind.DISCARDED) else None
 
 
 def _named(context: Context, one: Owned, name: str) -> SnapshotRow | None:
@@ -332,6 +334,11 @@ def tidy_snapshots(context: Context, service: str) -> None:
     transaction stay. May be repeated at any time."""
     if not context.volumes.volumes(service) or context.work.open_transaction(service) is not None:
         return
+    with context.data_lock(service):
+        _tidy(context, service)
+
+
+def _tidy(context: Context, service: str) -> None:
     _agree(context, service)
     known = context.work.service(service)
     release = context.accepted.release(service, known.epoch, known.counter) if known is not None else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
 from nebh.client.frame_channel import FrameChannel, FrameServer, serve_frames
+from nebh.executor.answers import Answers
 from nebh.executor.context import Context
 from nebh.executor.identity import Identity
 from nebh.executor.intake import Intake
@@ -24,15 +26,17 @@ WAIT_LIMIT = 25_000
 class Door:
     """Operations by name. `agent` ones are open to the agent and root, the others to root alone."""
 
-    def __init__(self, context: Context, *, intake: Intake, look: Look, identity: Identity) -> None:
+    def __init__(self, context: Context, *, intake: Intake, look: Look, identity: Identity, answers: Answers) -> None:
         self._context = context
         self._intake = intake
         self._look = look
         self._identity = identity
+        self._answers = answers
         self._agent: dict[str, Callable[[FrameChannel, Head, bytes], None]] = {
             "submit": self._submit,
             "poll": self._poll,
             "logs": self._logs,
+            "question": self._question,
             "transport": self._transport,
         }
         self._root: dict[str, Callable[[FrameChannel, Head, bytes], None]] = {
@@ -113,6 +117,10 @@ class Door:
                 tail=_number(head, "tail"),
             )
         )
+
+    def _question(self, channel: FrameChannel, _: Head, body: bytes) -> None:
+        """Answer an operator's signed question: {box: base64}, sealed for whoever asked."""
+        channel.send({"box": base64.b64encode(self._answers.answer(body)).decode()})
 
     def _transport(self, channel: FrameChannel, head: Head, _: bytes) -> None:
         """Sign the agent's own key for speaking to controllers; it is authority for nothing on a node."""

@@ -14,6 +14,7 @@ from nebh.executor.dataplane import Dataplane
 from nebh.executor.live_switch import going_back, switching
 from nebh.executor.prepare import assigned, discard, preparing
 from nebh.executor.run import Run, TurnBack
+from nebh.executor.sizes import settle_sizes
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
 from nebh.executor.switchover import prepared
@@ -249,6 +250,7 @@ class Engine:
                 self._context.database.checkpoint()
         if row.live or row.state in (State.DROPPED, State.REFUSED):
             self._sweeper.prune_now()  # it has no instance whose leaving would
+        self._settle_sizes(row.service)
         self.on_end(row)
         self._again(row)
 
@@ -317,6 +319,14 @@ class Engine:
         except (NebhError, OSError) as error:
             self._context.tell("data.untidy", f"{service}: cannot look through its snapshots: {error}", service=service)
 
+    def _settle_sizes(self, service: str) -> None:
+        try:
+            settle_sizes(self._context, service)
+        except (NebhError, OSError) as error:
+            self._context.tell(
+                "data.not-resized", f"{service}: cannot settle its volumes' sizes: {error}", service=service
+            )
+
     def _finish(self, service: ServiceRow) -> None:
         """What follows the end of a transaction may have been cut short too."""
         for row in self._context.work.history(service.service, limit=1):
@@ -325,3 +335,4 @@ class Engine:
             self._sweeper.forget_later(service.service)
         else:
             self._tidy(service.service)
+            self._settle_sizes(service.service)

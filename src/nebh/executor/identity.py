@@ -9,6 +9,7 @@ from nebh.executor.context import Context
 from nebh.host.files import write_atomic
 from nebh.model.errors import BadInput, Conflict
 from nebh.model.names import check_name, is_digest
+from nebh.model.question import Answer
 from nebh.model.statement import TransportKey
 from nebh.signing.node_keys import NodeKeys
 from nebh.signing.statements import sign_statement
@@ -66,6 +67,10 @@ class Identity:
             for key, value in (("cluster_id", cluster_id), ("node_id", node_id), ("node_name", name)):
                 accepted.set_meta(key, value)
         self._enrolled()
+
+    def sign_answer(self, answer: Answer) -> bytes:
+        """Return the node's word on its data."""
+        return sign_statement("answer", answer, self._keys.sign)
 
     def sign_transport(self, public: str) -> bytes:
         """Return the statement that lets the agent speak for this node to controllers. Raises BadInput."""

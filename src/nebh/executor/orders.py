@@ -10,10 +10,11 @@ from typing import Protocol, TypeVar
 from nebh.executor.backup_restore import RULE as BACKUP_RULE
 from nebh.executor.backup_restore import check_restore, order_job
 from nebh.executor.context import Context
-from nebh.executor.data import RULE as DATA_RULE
 from nebh.executor.data import decide_back
 from nebh.executor.engine import Engine
+from nebh.executor.sizes import RULE as DATA_RULE
 from nebh.executor.trust import Trust
+from nebh.executor.volume_orders import ACTIONS, VolumeOrders
 from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
 from nebh.model.event import Severity
 from nebh.model.kept import SnapshotRow
@@ -22,7 +23,7 @@ from nebh.model.transaction import State
 from nebh.model.work import ServiceRow, TransactionRow, Wanted
 from nebh.planning import accept
 from nebh.planning.accept_order import OrderFacts
-from nebh.planning.data import DataChoice, snapshot_to_restore
+from nebh.planning.data import DataChoice, may_read, snapshot_to_restore
 from nebh.signing.statements import peek_statement
 
 T = TypeVar("T")
@@ -122,6 +123,7 @@ class Orders:
         self._trust = trust
         self._desk = desk
         self.rehearse: Callable[[Order], None] = _no_rehearsal
+        self.volumes = VolumeOrders(context)
 
     def order(self, envelope: bytes) -> None:
         """Carry out an operator's order. Raises BadInput, Refused."""
@@ -150,8 +152,7 @@ class Orders:
             try:
                 with self._context.database.atomically():
                     self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
-                    self._context.accepted.set_meta(f"order/{wish.service}", base64.b64encode(envelope).decode())
-                    self.carry_out(wish)
+                    self._begin(wish, envelope)
             except NebhError as error:
                 self._context.accepted.use_nonce(wish.nonce, now=self._context.clock.now_ms())
                 if isinstance(error, Refused) and error.rule == BACKUP_RULE:
@@ -162,7 +163,16 @@ class Orders:
                 )
                 raise
 
+    def _begin(self, wish: Order, envelope: bytes) -> None:
+        if wish.action in ACTIONS:
+            self.volumes.begin(wish, envelope)
+        else:
+            self._context.accepted.set_meta(f"order/{wish.service}", base64.b64encode(envelope).decode())
+            self.carry_out(wish)
+
     def _was_carried_out(self, wish: Order, envelope: bytes) -> bool:
+        if wish.action in ACTIONS:
+            return self.volumes.took(envelope)
         accepted = self._context.accepted
         return accepted.meta(f"order/{wish.service}") == base64.b64encode(envelope).decode()
 
@@ -175,7 +185,7 @@ class Orders:
         return self._trust.signer_of(envelope, "order", Order), fresh
 
     def carry_out(self, wish: Order) -> None:
-        """Do what an order says. Raises BadInput, NotFound, Conflict, Refused."""
+        """Do what an order says that ends, or begins, a transaction. Raises BadInput, NotFound, Conflict, Refused."""
         current = self._context.work.open_transaction(wish.service)
         match wish.action:
             case Action.ABORT | Action.RESUME:
@@ -249,8 +259,8 @@ class Orders:
         self._desk.begin(
             service=wish.service,
             kind="restore",
-            epoch=found.epoch,
-            counter=wish.counter or found.counter,
+            epoch=found.epoch if found.counter else service.epoch,
+            counter=wish.counter or found.counter or service.counter,  # what was cloned no release of it has written
             replicas=max(service.replicas, 1),
             nonce=wish.nonce,
             snapshot=found.name,
@@ -291,4 +301,18 @@ class Orders:
                 f"cannot restore the data of {wish.service}: there is no snapshot of {asked} here",
                 hint=f"`nebh volume snapshots {wish.service}` lists them; here are: {known}",
             )
+        self._check_reader(wish, service, found)
         return found
+
+    def _check_reader(self, wish: Order, service: ServiceRow, found: SnapshotRow) -> None:
+        """A snapshot with another release than the one that wrote it: it has to read that data."""
+        if wish.counter in (0, found.counter):
+            return
+        release = self._context.accepted.release(wish.service, service.epoch, wish.counter)
+        fit = may_read(release, found.version) if release is not None else None
+        if fit is not None and not fit.ok:
+            raise Refused(
+                f"cannot run release {wish.counter} of {wish.service} on snapshot {found.name}: {fit.reason}",
+                rule=DATA_RULE,
+                hint=f"without --to it comes with release {found.counter}, which wrote it",
+            )

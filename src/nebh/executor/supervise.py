@@ -13,6 +13,7 @@ from nebh.executor.effects import effect
 from nebh.executor.floods import LogKeeper
 from nebh.executor.health import look, wait_ready
 from nebh.executor.instances import build, exit_text, readiness, release_of
+from nebh.executor.usage import UsageKeeper
 from nebh.executor.watch_storage import StorageWatch
 from nebh.host.waiting import Waiter
 from nebh.model.errors import NebhError
@@ -47,6 +48,7 @@ class Supervisor:
             threading.Thread(target=self._watch_exits, name="exits", daemon=True),
             threading.Thread(target=self._probe, name="probes", daemon=True),
             threading.Thread(target=self._logs.run, name="logs", daemon=True),
+            threading.Thread(target=UsageKeeper(context).run, name="usage", daemon=True),
         ]
 
     def start(self) -> None:
@@ -282,7 +284,9 @@ class Supervisor:
     def _probe_one(
         self, row: InstanceRow, failures: dict[tuple[str, Probe], int], due: dict[tuple[str, Probe], float]
     ) -> None:
-        if row.id in self._reviving or self._context.work.open_transaction(row.service) is not None:
+        if row.id in self._reviving or row.id in self._context.at_rest:
+            return
+        if self._context.work.open_transaction(row.service) is not None:
             return
         if self._context.rehearsals.is_resting(row.id):
             return  # it stands still on purpose, and goes on in a moment
@@ -293,6 +297,8 @@ class Supervisor:
                 continue
             due[key] = now + max(STEADY, check.interval / 1000)
             result = look(self._context, row, check)
+            if row.id in self._context.at_rest:
+                return
             failures[key] = count_failures(failures.get(key, 0), result)
             step = judge_probe(probe, check, failures=failures[key], resting=row.id in self._plane.resting)
             if step is Step.END:

@@ -29,6 +29,13 @@ def free_bytes(path: os.PathLike[str]) -> int:
     return state.f_bavail * state.f_frsize
 
 
+def room_of(path: os.PathLike[str]) -> tuple[int, int]:
+    """Return (bytes that ordinary users may have, those of them that are free) of the file system of `path`."""
+    state = os.statvfs(path)
+    free = state.f_bavail * state.f_frsize
+    return (state.f_blocks - state.f_bfree) * state.f_frsize + free, free
+
+
 def is_volatile(path: os.PathLike[str]) -> bool:
     """Tell whether `path` is on a tmpfs or ramfs, which a reboot empties."""
     return filesystem_kind(path) in {"tmpfs", "ramfs"}

@@ -37,31 +37,35 @@ class Entry:
     state: os.stat_result
 
 
-def walk(top: int) -> Iterator[Entry]:
+def walk(top: int, *, after: bytes = b"") -> Iterator[Entry]:
     """Yield what is below the folder `top`, a folder before what is in it, names in the order of their bytes. What goes
-    meanwhile is left out. Raises OSError (ELOOP below DEPTH folders)."""
+    meanwhile is left out. after: a path; only what comes behind it. Raises OSError (ELOOP below DEPTH folders)."""
     device = os.fstat(top).st_dev
-    stack = [(os.dup(top), b"", iterate(top))]
+    stack = [(os.dup(top), b"", iterate(top), after.split(b"/") if after else [])]
     try:
         while stack:
-            folder, prefix, names = stack[-1]
+            folder, prefix, names, behind = stack[-1]
             name = next(names, None)
             if name is None:
                 stack.pop()
                 os.close(folder)
                 continue
+            if behind and name < behind[0]:
+                continue
             try:
                 state = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            yield Entry(path=prefix + name, name=name, folder=folder, state=state)
+            inside = behind[1:] if behind and name == behind[0] else []
+            if not (behind and name == behind[0]):
+                yield Entry(path=prefix + name, name=name, folder=folder, state=state)
             if stat.S_ISDIR(state.st_mode) and state.st_dev == device:
                 _check_depth(len(stack), prefix + name)
                 with contextlib.suppress(FileNotFoundError):
                     inner = _enter(folder, name, state)
-                    stack.append((inner, prefix + name + b"/", iterate(inner)))
+                    stack.append((inner, prefix + name + b"/", iterate(inner), inside))
     finally:
-        for folder, _, _ in stack:
+        for folder, *_ in stack:
             os.close(folder)
 
 

@@ -9,6 +9,7 @@ from nebh.journal.database import Database
 from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 
 _VOLUME: Final = "service, replica, name, epoch, counter, version, made_at, damaged"
+KEPT_ORDERS: Final = 200
 _SNAPSHOT: Final = "service, replica, volume, name, kind, txn, epoch, counter, version, taken_at, until, whole"
 
 
@@ -56,6 +57,33 @@ class Volumes:
         with self.database.atomically():
             self.database.write("DELETE FROM snapshots WHERE service = ? AND replica = ? AND volume = ?", *key)
             self.database.write("DELETE FROM volumes WHERE service = ? AND replica = ? AND name = ?", *key)
+
+    # orders that are carried out beside transactions
+
+    def begin_order(self, *, nonce: str, service: str, envelope: str) -> None:
+        """Journal an order (base64 of its envelope) before it is carried out; one that is known stays as it is."""
+        with self.database.atomically():
+            self.database.write(
+                "INSERT OR IGNORE INTO volume_orders (nonce, service, envelope) VALUES (?, ?, ?)",
+                *(nonce, service, envelope),
+            )
+            self.database.write(
+                "DELETE FROM volume_orders WHERE ended AND number <= (SELECT MAX(number) FROM volume_orders) - ?",
+                KEPT_ORDERS,
+            )
+
+    def end_order(self, nonce: str) -> None:
+        """It is carried out, or cannot be."""
+        self.database.write("UPDATE volume_orders SET ended = 1 WHERE nonce = ?", nonce)
+
+    def open_orders(self) -> tuple[str, ...]:
+        """Return the envelopes (base64) of orders under way, oldest first."""
+        rows = self.database.read("SELECT envelope FROM volume_orders WHERE NOT ended ORDER BY number")
+        return tuple(str(row[0]) for row in rows)
+
+    def knows_order(self, envelope: str) -> bool:
+        """Tell whether exactly these bytes were taken before."""
+        return bool(self.database.read("SELECT 1 FROM volume_orders WHERE envelope = ?", envelope))
 
     def snapshots(self, service: str = "", *, txn: int = 0) -> tuple[SnapshotRow, ...]:
         """Return snapshots of a service ("" = of all) and of one transaction (0 = of all), oldest first."""

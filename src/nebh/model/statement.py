@@ -42,11 +42,15 @@ class Action(StrEnum):
     LIST_BACKUPS = "list-backups"
     REHEARSE = "rehearse"
     END_REHEARSAL = "end-rehearsal"
+    SNAPSHOT = "snapshot"
+    DELETE_SNAPSHOT = "delete-snapshot"
+    CLONE = "clone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """An operator's signed statement. signed_at, not_after: Unix seconds. nodes: node ids."""
+    """An operator's signed statement. signed_at, not_after: Unix seconds. nodes: node ids. volume: of the service, "" =
+    all that the action is about. target: SERVICE/VOLUME that a clone becomes. force: also the last good snapshot."""
 
     cluster_id: str
     nodes: tuple[str, ...]
@@ -59,6 +63,8 @@ class Order:
     volume: str = ""
     snapshot: str = ""
     backup: BackupWish | None = None
+    target: str = ""
+    force: bool = False
 
 
 class Outcome(StrEnum):

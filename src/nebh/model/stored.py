@@ -82,6 +82,16 @@ class VolumeUsage:
     strays: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageRoom:
+    """What all volumes of a node share, in bytes. growth: by how much it may still become larger by itself; size 0 = it
+    does not know."""
+
+    size: int
+    free: int
+    growth: int = 0
+
+
 class FileKind(StrEnum):
     """What a name in a volume is."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nebh.model.kept import SnapshotKind, SnapshotRow
+from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.volume import EXCLUSIVE, SNAPSHOTTED, OnFailureData, VolumeBound, VolumeClass, VolumeMount
@@ -115,6 +115,27 @@ def droppable(rows: Iterable[SnapshotRow], *, keep: int, now: int, needed: froze
     old = of_releases[: max(0, len(of_releases) - max(1, keep))]
     spent = [one for one in found if one.kind in (SnapshotKind.DISCARDED, SnapshotKind.FETCHED) and one.until <= now]
     return tuple(one for one in found if (one in old or one in spent) and one.name not in needed)
+
+
+def may_snapshot(policy: Policy | None, volume: VolumeRow) -> Fit:
+    """Tell whether a person's snapshot of a volume makes sense. policy: None = the service was removed, its data stays."""
+    kind = next((one.kind for one in policy.volumes if one.name == volume.name), None) if policy is not None else None
+    if kind is not None and kind not in SNAPSHOTTED:
+        return Fit(ok=False, reason=f"{volume.name} is of class {kind.value}, which has no snapshots")
+    if not volume.counter and not volume.version:
+        return Fit(ok=False, reason=f"nobody has written to {volume.name} yet")
+    return Fit(ok=True)
+
+
+def is_last_good(one: SnapshotRow, rows: Iterable[SnapshotRow]) -> bool:
+    """Tell whether a snapshot is the newest that an update took of its volume: the way back from the running release."""
+    place = (one.service, one.replica, one.volume)
+    of_releases = [
+        row
+        for row in rows
+        if row.kind is SnapshotKind.RELEASE and row.whole and (row.service, row.replica, row.volume) == place
+    ]
+    return bool(of_releases) and max(of_releases, key=lambda row: (row.taken_at, row.name)).name == one.name
 
 
 def snapshot_to_restore(rows: Iterable[SnapshotRow], *, epoch: int, counter: int) -> SnapshotRow | None:

@@ -13,7 +13,9 @@ from nebh.model.rules import NONE, Finding, Rule, decide
 from nebh.model.statement import Outcome, Receipt
 from nebh.model.trust import Verdict
 
-_SUCCESSES = frozenset({Outcome.COMMITTED, Outcome.PREPARED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED})
+_SUCCESSES = frozenset(
+    {Outcome.COMMITTED, Outcome.PREPARED, Outcome.STOPPED, Outcome.REMOVED, Outcome.ROTATED, Outcome.DONE}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

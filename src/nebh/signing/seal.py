@@ -53,6 +53,30 @@ def open_box(box: bytes, *, private: bytes, to: SealedFor) -> bytes:
         ) from None
 
 
+def new_answer_key() -> tuple[bytes, str]:
+    """Return a fresh X25519 key for one command's answers: 32 private raw bytes, and the public key in hex."""
+    private = X25519PrivateKey.generate().private_bytes_raw()
+    return private, public_of(private)
+
+
+def seal_answer(data: bytes, *, public: str, info: bytes) -> bytes:
+    """Return `data` sealed to the X25519 key `public` (hex), bound to `info`. Raises BadInput for what is no key."""
+    try:
+        if not is_digest(public):
+            raise ValueError
+        return _SUITE.encrypt(data, X25519PublicKey.from_public_bytes(bytes.fromhex(public)), info=info)
+    except ValueError:
+        raise BadInput(f"cannot seal an answer: {public[:80]!r} is no X25519 key") from None
+
+
+def open_answer(box: bytes, *, private: bytes, info: bytes) -> bytes:
+    """Return what `seal_answer` sealed. Raises Refused for anything else."""
+    try:
+        return _SUITE.decrypt(box, X25519PrivateKey.from_private_bytes(private), info=info)
+    except (InvalidTag, ValueError):
+        raise Refused("cannot open the node's answer: it was not sealed for this question", rule="O5") from None
+
+
 def box_of(data: bytes) -> Box:
     """Return what a signed list says of a box."""
     return Box(digest=hashlib.sha256(data).hexdigest(), bytes=len(data))

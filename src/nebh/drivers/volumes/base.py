@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nebh.model.errors import Failed, NebhError
-from nebh.model.stored import Ability, StoredChange, StoredFile, StoredVolume, VolumePlan, VolumeUsage
+from nebh.model.stored import Ability, StorageRoom, StoredChange, StoredFile, StoredVolume, VolumePlan, VolumeUsage
 
 POINTS: tuple[str, ...] = (
     "volume.make.staged",
@@ -115,6 +115,10 @@ class VolumeDriver(Protocol):
 
     def usage(self, volume: str) -> VolumeUsage:
         """Say what it holds."""
+        ...
+
+    def room(self) -> StorageRoom:
+        """Say how full the storage is that all volumes share."""
         ...
 
     def resize(self, volume: str, quota: int) -> None:

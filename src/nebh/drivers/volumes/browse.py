@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import os
 import stat
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from nebh.host.trees import Entry, open_folder, walk
+from nebh.host.trees import Entry, iterate, open_folder, walk
+from nebh.model.errors import NotFound
 from nebh.model.stored import ChangeKind, FileKind, StoredChange, StoredFile
 
 _PIECE = 1 << 20
+_ROOM, _LONGEST, _FIELDS = 40 << 10, 25 << 10, 150
+"""Bytes of one page as JSON, of its longest entry, and of an entry without its path."""
 
 
 def list_files(top: Path, *, limit: int) -> tuple[StoredFile, ...]:
@@ -25,6 +33,84 @@ def list_files(top: Path, *, limit: int) -> tuple[StoredFile, ...]:
     finally:
         os.close(folder)
     return tuple(found)
+
+
+def list_page(
+    top: Path, *, under: str, deep: bool, after: bytes, limit: int, seconds: float
+) -> tuple[tuple[StoredFile, ...], bytes]:
+    """Return at most `limit` names in the folder `under` ("" = the top; as shown) of `top` behind the path `after`, and
+    where to go on, b"" = that is all. deep: with all below it. What takes longer than `seconds` goes on with the next
+    page. Raises OSError, NotFound."""
+    end, room = time.monotonic() + seconds, _ROOM
+    found: list[StoredFile] = []
+    folder = _open_under(top, under)
+    try:
+        entries = walk(folder, after=after) if deep else _entries(folder, after)
+        for entry in entries:
+            found.append(replace(_describe(entry), path="/".join(filter(None, (under, show_path(entry.path))))))
+            room -= _cost(entry.path) + len(under)
+            if len(found) >= limit or room < _LONGEST or time.monotonic() > end:
+                return tuple(found), entry.path
+    finally:
+        os.close(folder)
+    return tuple(found), b""
+
+
+def _cost(path: bytes) -> int:
+    return _FIELDS + len(json.dumps(show_path(path)))
+
+
+def _entries(folder: int, after: bytes) -> Iterator[Entry]:
+    for name in iterate(folder):
+        if name > after:
+            with contextlib.suppress(FileNotFoundError):
+                state = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                yield Entry(path=name, name=name, folder=folder, state=state)
+
+
+def _open_under(top: Path, under: str) -> int:
+    """Open a folder by its shown path, never through a link."""
+    folder = open_folder(top)
+    try:
+        for part in filter(None, under.split("/")):
+            name = next((one for one in iterate(folder) if show_path(one) == part), None)
+            if name is None:
+                raise NotFound(f"there is no {under!r} in this volume")
+            try:
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    raise NotFound(f"{under!r} is no folder of this volume") from error
+                raise
+            os.close(folder)
+            folder = inner
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
+
+
+def compare_page(
+    older: Path, newer: Path, *, after: bytes, limit: int, seconds: float
+) -> tuple[tuple[StoredChange, ...], bytes]:
+    """Return at most `limit` paths behind `after` that differ, and where to go on, as `list_page`. Raises OSError."""
+    end, room = time.monotonic() + seconds, _ROOM
+    found: list[StoredChange] = []
+    one, other = open_folder(older), open_folder(newer)
+    try:
+        for before, now in _pairs(walk(one, after=after), walk(other, after=after)):
+            entry = before or now
+            assert entry is not None
+            change = _change(before, now, contents=False)
+            if change is not None:
+                found.append(change)
+                room -= _cost(entry.path)
+            if len(found) >= limit or room < _LONGEST or time.monotonic() > end:
+                return tuple(found), entry.path
+    finally:
+        os.close(one)
+        os.close(other)
+    return tuple(found), b""
 
 
 def show_path(path: bytes) -> str:

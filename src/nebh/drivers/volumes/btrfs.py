@@ -131,6 +131,10 @@ class BtrfsKeeper:
         less."""
         calls.sync_pool(folders[0])
 
+    def growth(self) -> int:
+        """As promised by the contract."""
+        return self._pool.growth() if self._pool is not None else 0
+
     def usage(self, wrap: Path, kept: dict[str, Path], *, quota: int) -> VolumeUsage:
         """As promised by the contract, as of now: it commits."""
         calls.sync_pool(wrap)

@@ -20,6 +20,7 @@ from nebh.host.trees import measure
 from nebh.model.errors import BadInput, Conflict, Failed, NebhError, NotFound
 from nebh.model.stored import (
     Ability,
+    StorageRoom,
     StoredChange,
     StoredFile,
     StoredSnapshot,
@@ -221,6 +222,10 @@ class CommandVolumes:
         place = self.path(volume)
         with telling(f"measure volume {volume}"):
             return VolumeUsage(used=measure(place), quota=quota, free=free_bytes(place))
+
+    def room(self) -> StorageRoom:
+        """Its owner's affair."""
+        return StorageRoom(size=0, free=0)
 
     def resize(self, volume: str, quota: int) -> None:
         """As promised by the contract."""

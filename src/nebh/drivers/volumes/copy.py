@@ -73,6 +73,10 @@ class CopyKeeper:
         """As promised by the contract."""
         settle_names(*folders)
 
+    def growth(self) -> int:
+        """Nothing grows here."""
+        return 0
+
     def usage(self, wrap: Path, kept: dict[str, Path], *, quota: int) -> VolumeUsage:
         """As promised by the contract."""
         data = wrap / "data"

@@ -14,6 +14,7 @@ from nebh.host.trees import copy_tree, measure
 from nebh.model.errors import Conflict, NebhError, NotFound
 from nebh.model.stored import (
     Ability,
+    StorageRoom,
     StoredChange,
     StoredFile,
     StoredSnapshot,
@@ -42,6 +43,7 @@ class FakeVolumes:
     def __init__(self, folder: Path) -> None:
         self.calls: list[tuple[str, str]] = []
         self.lie: set[str] = set()
+        self.shared = StorageRoom(size=1 << 30, free=1 << 30)
         self._folder = folder
         self._numbers = itertools.count()
         self._volumes: dict[str, _Volume] = {}
@@ -171,6 +173,11 @@ class FakeVolumes:
         one = self._find(volume)
         self._enter("usage", volume)
         return VolumeUsage(used=measure(one.data), quota=one.plan.quota)
+
+    def room(self) -> StorageRoom:
+        """Return what a test has set."""
+        self._enter("room")
+        return self.shared
 
     def resize(self, volume: str, quota: int) -> None:
         """As promised by the contract; nothing is refused."""

@@ -28,12 +28,13 @@ from typing import Protocol
 from nebh.drivers.volumes import browse
 from nebh.drivers.volumes.base import telling
 from nebh.host import faults
-from nebh.host.disk import exchange_names
+from nebh.host.disk import exchange_names, room_of
 from nebh.host.files import fsync_directory
 from nebh.host.trees import fill_top
 from nebh.model.errors import Broken, Conflict, Failed, NotFound
 from nebh.model.stored import (
     Ability,
+    StorageRoom,
     StoredChange,
     StoredFile,
     StoredSnapshot,
@@ -99,6 +100,10 @@ class Keeper(Protocol):
 
     def settle(self, *folders: Path) -> None:
         """Bring the names in these folders to the disk."""
+        ...
+
+    def growth(self) -> int:
+        """Return the bytes by which the storage may still grow by itself."""
         ...
 
     def usage(self, wrap: Path, kept: dict[str, Path], *, quota: int) -> VolumeUsage:
@@ -374,6 +379,12 @@ class FolderVolumes:
             home = self._home(volume)
             kept = {one.name: home / "kept" / one.name for one in self._look(home).snapshots}
             return self._keeper.usage(home / "live", kept, quota=_read_record(home / "live").quota)
+
+    def room(self) -> StorageRoom:
+        """As promised by the contract."""
+        with telling("look at the storage of volumes"):
+            size, free = room_of(self._root)
+            return StorageRoom(size=size, free=free, growth=self._keeper.growth())
 
     def files(self, volume: str, *, snapshot: str = "", limit: int = 10_000) -> tuple[StoredFile, ...]:
         """As promised by the contract."""

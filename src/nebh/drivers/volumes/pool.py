@@ -189,6 +189,14 @@ class BtrfsPool:
             return False
         return plan.file.stat().st_size < plan.most and free_bytes(plan.file.parent) - plan.spare >= _STEP
 
+    def growth(self) -> int:
+        """Return the bytes by which it may still grow."""
+        plan = self._plan
+        if plan.device is not None or not self.may_grow():
+            return 0
+        size = plan.file.stat().st_size
+        return max(0, min(plan.most - size, free_bytes(plan.file.parent) - plan.spare))
+
     def grow(self) -> None:
         """Make the file larger when less than a fifth of the pool is free and it may. Raises Failed."""
         plan = self._plan

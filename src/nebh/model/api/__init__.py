@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nebh.model.api.access import Health, Nonce, Token, TokenRequest
-    from nebh.model.api.asking import DeploymentRequest, Relayed, Signed
+    from nebh.model.api.asking import DeploymentRequest, Relayed, Sealed, Signed
     from nebh.model.api.deploying import Deployment, DeploymentState
     from nebh.model.api.door import (
         Collected,
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         NumberedReceipt,
         PollAnswer,
         PollRequest,
+        RelayedAnswer,
+        RelayedQuestion,
         ReportAnswer,
         ReportRequest,
     )
@@ -51,14 +53,17 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "access": ("Health", "Nonce", "Token", "TokenRequest"),
-    "asking": ("DeploymentRequest", "Relayed", "Signed"),
+    "asking": ("DeploymentRequest", "Relayed", "Sealed", "Signed"),
     "deploying": ("Deployment", "DeploymentState"),
     "door": ("Collected", "DoorImage", "DoorImages", "DoorSecret", "DoorToken", "DoorTokenRequest", "DoorTokens"),
     "events": ("Events",),
     "happening": ("History", "HistoryEntry", "LogLine", "LogPage", "LogReply", "LogRequest", "NodeReceipt", "Receipts"),
     "listing": ("Nodes", "ReleaseView", "Releases", "Services"),
     "mailing": ("MailState", "MailTest"),
-    "polling": ("NumberedOrder", "NumberedReceipt", "PollAnswer", "PollRequest", "ReportAnswer", "ReportRequest"),
+    "polling": (
+        *("NumberedOrder", "NumberedReceipt", "PollAnswer", "PollRequest"),
+        *("RelayedAnswer", "RelayedQuestion", "ReportAnswer", "ReportRequest"),
+    ),
     "publishing": ("Digests", "PublishRequest", "Published", "Stored"),
     "standing": ("Allocation", "NodeReport", "NodeView", "ServiceView", "Status"),
     "who": ("Who",),
@@ -100,10 +105,13 @@ __all__ = [
     "Published",
     "Receipts",
     "Relayed",
+    "RelayedAnswer",
+    "RelayedQuestion",
     "ReleaseView",
     "Releases",
     "ReportAnswer",
     "ReportRequest",
+    "Sealed",
     "ServiceView",
     "Services",
     "Signed",

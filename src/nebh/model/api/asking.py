@@ -28,6 +28,13 @@ class Signed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sealed:
+    """A node's answer (base64), which only whoever asked can open."""
+
+    box: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Relayed:
     """An order was stored for these nodes (names)."""
 

@@ -28,13 +28,31 @@ class NumberedOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelayedQuestion:
+    """An operator's signed question on its way to the executor."""
+
+    id: int
+    envelope: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelayedAnswer:
+    """The executor's sealed answer (base64) to the question of the same id; error: why there is none."""
+
+    id: int
+    box: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PollAnswer:
-    """Signed envelopes to hand to the executor, the snapshot version published now, and log requests."""
+    """Signed envelopes to hand to the executor, the snapshot version published now, log requests and questions."""
 
     assignments: tuple[str, ...]
     orders: tuple[NumberedOrder, ...]
     snapshot: int
     requests: tuple[LogRequest, ...]
+    questions: tuple[RelayedQuestion, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +71,7 @@ class ReportRequest:
     events: tuple[Event, ...] = ()
     status: NodeReport | None = None
     logs: tuple[LogReply, ...] = ()
+    answers: tuple[RelayedAnswer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
