@@ -51,6 +51,7 @@ _DAMAGED = (
     "unexpected eof",
 )
 _DENIED = ("permission denied", "access denied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch")
+_NO_SESSION = "unable to start the sftp session"
 _AWAY = (
     "connection refused",
     "no such host",
@@ -298,6 +299,11 @@ def _explain(what: str, error: CommandFailed) -> NebhError:
         return Failed(f"cannot {what}: the server shows another host key than the one that was declared", hint=hint)
     if any(word in said.lower() for word in _AWAY):
         return Unreachable(f"cannot {what}: the store does not answer: {said}")
+    if _NO_SESSION in said.lower():  # what ssh said itself is mostly lost
+        hint = "is the server up, is `host_key` its key, and does it let `ssh_key` in? Its log says which"
+        return Unreachable(
+            f"cannot {what}: the SFTP server does not answer, or one of the two keys is wrong", hint=hint
+        )
     if any(word in said for word in _NO_STORE) or error.status == 10:
         return NotFound(f"cannot {what}: there is no store of backups: {said}")
     if any(word in said.lower() for word in _DENIED):
