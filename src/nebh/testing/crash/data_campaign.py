@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from nebh.model.kept import SnapshotKind
-from nebh.model.statement import Outcome, Phase
+from nebh.model.statement import Action, Outcome, Phase
 from nebh.planning.backups import newest_run
 from nebh.planning.data import snapshot_to_restore
 from nebh.testing.crash.campaign import Campaign, Shot, Tally
@@ -16,7 +16,7 @@ from nebh.testing.invariants import wait_until, wait_whole
 from nebh.testing.journal_view import open_journal
 from nebh.testing.tiny_service import HOST
 
-WORKS = ("deploy", "backup", "convert", "break", "fail", "restore", "undo", "fetch", "rotate", "restart")
+WORKS = ("deploy", "backup", "convert", "break", "fail", "restore", "undo", "fetch", "rotate", "snapshot", "restart")
 REWINDING = frozenset({"restore", "undo", "fetch"})
 RESTIC = shutil.which("restic") is not None
 """Where it is missing, updates take the place of backups."""
@@ -52,6 +52,11 @@ POINTS: dict[str, tuple[str, ...]] = {
     "fetch": (
         *(f"{n}.{s}" for n in ("backup.fetch", "data.restore", "start.start") for s in _SIDES),
         "volume.receive.filled",
+    ),
+    "snapshot": (
+        *(f"{n}.{s}" for n in ("data.freeze", "data.snapshot", "data.thaw") for s in _SIDES),
+        "volume.snapshot.begun",
+        "volume.snapshot.copied",
     ),
     "restart": tuple(f"{n}.{s}" for n in ("start.yield", "start.start") for s in _SIDES),
 }
@@ -102,6 +107,8 @@ class DataCampaign(Campaign):
             rows = newest_run(site.backups())
             if rows and rows[0].counter in (*self._earlier, self._good):
                 return rows[0].counter, site.restore_backup(rows)
+        if work == "snapshot":
+            return self._good, site.order(Action.SNAPSHOT)
         if work == "restart":
             return self._good, site.wish(self._good, replicas=1, phase=Phase.RESTART)
         convert = {"convert": ("1",), "break": ("1", "7")}.get(work, ())
@@ -141,6 +148,8 @@ class DataCampaign(Campaign):
         assert service.counter == self._good, (outcome, service)
         if shot.work in ("fail", "break"):
             assert outcome is not Outcome.COMMITTED, nonce
+        if shot.work == "snapshot":
+            assert outcome is Outcome.DONE, (nonce, outcome)
         self._judge_triple()
         self._judge_rows(rewound=self._work in REWINDING and outcome is Outcome.COMMITTED)
         return str(outcome.value)

@@ -129,18 +129,19 @@ class DataSite(Site):
         return self.newest
 
     def restore(self, *, counter: int = 0, snapshot: str = "") -> str:
-        """Order the node to bring data back; return the nonce. A node that is away is waited for."""
-        return self._order(Action.RESTORE, counter=counter, snapshot=snapshot)
+        """Order the node to bring data back; return the nonce."""
+        return self.order(Action.RESTORE, counter=counter, snapshot=snapshot)
 
     def back_up(self) -> str:
         """Order a backup; return the nonce."""
-        return self._order(Action.BACKUP)
+        return self.order(Action.BACKUP)
 
     def restore_backup(self, rows: tuple[BackupRow, ...]) -> str:
         """Order the node to bring a backup back; return the nonce."""
-        return self._order(Action.RESTORE, backup=BackupWish(rows=rows))
+        return self.order(Action.RESTORE, backup=BackupWish(rows=rows))
 
-    def _order(self, action: Action, *, counter: int = 0, snapshot: str = "", backup: BackupWish | None = None) -> str:
+    def order(self, action: Action, *, counter: int = 0, snapshot: str = "", backup: BackupWish | None = None) -> str:
+        """Have an operator's order carried out; return the nonce. A node that is away is waited for."""
         end = time.monotonic() + PATIENCE
         while True:
             now = int(time.time())
