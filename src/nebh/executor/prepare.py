@@ -18,6 +18,7 @@ from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused
 from nebh.model.image import ImageRef, TreeManifest
 from nebh.model.names import instance_id
+from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.transaction import State
 from nebh.model.volume import HookPoint
@@ -54,7 +55,8 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             _fetch_config(run, row.id, release)
             policy = run.context.policy_for(row)
             fetch_secrets(run.context, release, more=tls_secrets(policy.net.routes))
-            check_secrets(run.context, policy)
+            if _brings_routes(run, row, policy):
+                check_secrets(run.context, policy)
             make_volumes(run.context, row, release)
             _make_instances(run, row)
     except Refused as error:
@@ -67,6 +69,12 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
         discard(run, row)
         return run.move(row, State.DROPPED, reason=run.cancelled())
     return run.move(row, State.PREPARED)
+
+
+def _brings_routes(run: Run, row: TransactionRow, policy: Policy) -> bool:
+    """Whether a deploy comes with routes that are not in effect yet. Going back and starting again wait for no
+    certificate, however old the one is that there is."""
+    return row.kind == "deploy" and (row.from_counter == 0 or policy != run.context.effective(row.service))
 
 
 def _with_hint(error: Exception) -> str:
