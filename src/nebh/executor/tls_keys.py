@@ -69,14 +69,14 @@ class TlsKeys:
         return found
 
     def _look(self, one: ManagedHost) -> None:
-        mark = ""
+        mark, known = "", self._held.get(one.host)
         try:
             if one.tls.secret:
-                mark, data = self._secret(key_of(one.service, one.tls.secret), self._held.get(one.host))
+                mark, data = self._secret(key_of(one.service, one.tls.secret), known)
             else:
                 own = self._context.accepted.certificates.find(one.host)
-                mark, data = (f"acme {own.not_before} {own.not_after}", own.pem) if own and own.pem else ("", b"")
-            if not data:
+                mark, data = (f"acme {own.obtained_at}", own.pem) if own is not None else ("", b"")
+            if not data or (known is not None and known.mark == mark):
                 return
             # of whatever age: an expired certificate shows who is there, plain HTTP instead would not
             bundle = read_bundle(data, hosts=(one.host,), now=None, what=f"the certificate of {one.host}")
