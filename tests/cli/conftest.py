@@ -23,6 +23,7 @@ from nebh.cli.main import main
 from nebh.client.api_client import Client, Login
 from nebh.client.transport import UnixTransport
 from nebh.model import api
+from nebh.model.certificate import CertificateRow
 from nebh.model.errors import NebhError
 from nebh.model.event import Event, Severity
 from nebh.model.node import Baseline, NodeRecord
@@ -57,6 +58,7 @@ class StandIn:
     snapshot: int = 0
     running: dict[str, Running] = field(default_factory=dict)
     broken: dict[str, int] = field(default_factory=dict)
+    certificates: tuple[CertificateRow, ...] = ()
     waiting: Assignment | None = None
     took: list[Assignment | Order] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -128,7 +130,13 @@ class StandIn:
                     self.say(client, rotation_nonce(listed), Outcome.ROTATED, listed.service, 0)
 
     def status(self) -> api.NodeReport:
-        return api.NodeReport(seq=self.seq, snapshot=1, running=tuple(self.running.values()), version="0.1.0")
+        return api.NodeReport(
+            seq=self.seq,
+            snapshot=1,
+            running=tuple(self.running.values()),
+            version="0.1.0",
+            certificates=self.certificates,
+        )
 
     def say(self, client: Client, nonce: str, outcome: Outcome, service: str, counter: int, **more: object) -> None:
         self.number += 1

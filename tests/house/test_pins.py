@@ -17,7 +17,7 @@ def requirements(kind: str) -> dict[str, str]:
     return {re.split(r"[=\s]", line, maxsplit=1)[0].lower(): line for line in lines if line}
 
 
-@pytest.mark.parametrize("kind", ["runtime", "dev"])
+@pytest.mark.parametrize("kind", ["runtime", "dev", "acme"])
 def test_every_requirement_is_one_version_with_hashes(kind: str) -> None:
     for line in requirements(kind).values():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==\S+( ; [^-]+)?(\s+--hash=sha256:[0-9a-f]{64})+", line), line[:80]

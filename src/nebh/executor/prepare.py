@@ -20,6 +20,7 @@ from nebh.images.manifest import MAX_MANIFEST, accept_manifest
 from nebh.model.errors import BadInput, Failed, NebhError, Refused, Unreachable
 from nebh.model.image import ImageRef, TreeManifest
 from nebh.model.names import instance_id
+from nebh.model.policy import Policy
 from nebh.model.release import Release
 from nebh.model.transaction import State
 from nebh.model.volume import HookPoint
@@ -57,7 +58,8 @@ def preparing(run: Run, row: TransactionRow) -> TransactionRow:
             fetch_config(run, row.id, release)
             policy = run.context.policy_for(row)
             fetch_secrets(run.context, release, more=tls_secrets(policy.net.routes))
-            check_secrets(run.context, policy)
+            if _brings_routes(run, row, policy):
+                check_secrets(run.context, policy)
             row = _decide_live(run.context, row, release)
             make_volumes(run.context, row, release)
             fetch_backups(run, row)
@@ -89,6 +91,12 @@ def _decide_live(context: Context, row: TransactionRow, release: Release) -> Tra
     """Journal whether this transaction only replaces files under the instances that run."""
     live = goes_live(context, row, release)
     return row if live is row.live else context.work.set_live(row.id, live=live)
+
+
+def _brings_routes(run: Run, row: TransactionRow, policy: Policy) -> bool:
+    """Whether a deploy comes with routes that are not in effect yet. Going back and starting again wait for no
+    certificate, however old the one is that there is."""
+    return row.kind == "deploy" and (row.from_counter == 0 or policy != run.context.effective(row.service))
 
 
 def _with_hint(error: Exception) -> str:

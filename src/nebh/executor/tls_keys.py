@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nebh.executor.context import Context
 from nebh.executor.secrets import open_held
 from nebh.model.certificate import CertificateRow
-from nebh.model.errors import BadInput, Refused
+from nebh.model.errors import BadInput, NebhError, Refused
 from nebh.model.event import Severity
 from nebh.model.policy import Policy
 from nebh.model.secret import key_of
@@ -69,17 +69,18 @@ class TlsKeys:
         return found
 
     def _look(self, one: ManagedHost) -> None:
-        if one.tls.secret:
-            mark, data = self._secret(key_of(one.service, one.tls.secret), self._held.get(one.host))
-        else:
-            own = self._context.accepted.certificates.find(one.host)
-            mark, data = (f"acme {own.not_before} {own.not_after}", own.pem) if own and own.pem else ("", b"")
-        if not data:
-            return
+        mark, known = "", self._held.get(one.host)
         try:
+            if one.tls.secret:
+                mark, data = self._secret(key_of(one.service, one.tls.secret), known)
+            else:
+                own = self._context.accepted.certificates.find(one.host)
+                mark, data = (f"acme {own.obtained_at}", own.pem) if own is not None else ("", b"")
+            if not data or (known is not None and known.mark == mark):
+                return
             # of whatever age: an expired certificate shows who is there, plain HTTP instead would not
             bundle = read_bundle(data, hosts=(one.host,), now=None, what=f"the certificate of {one.host}")
-        except BadInput as error:
+        except (BadInput, Refused) as error:
             self._say(one, mark, error)
             return
         self._held[one.host] = _Held(mark=mark, bundle=bundle)
@@ -92,7 +93,7 @@ class TlsKeys:
             return mark, b""
         return mark, open_held(self._context, key)
 
-    def _say(self, one: ManagedHost, mark: str, error: BadInput) -> None:
+    def _say(self, one: ManagedHost, mark: str, error: NebhError) -> None:
         if (one.host, mark) in self._said:
             return
         self._said.add((one.host, mark))

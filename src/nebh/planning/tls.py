@@ -12,7 +12,7 @@ MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 WARNED_DAYS = (30, 7, 1)
 LONGEST_USE = 60 * DAY
 """A certificate is renewed after this long at the latest, whatever it says of its own end."""
-FIRST_PAUSE, MOST_PAUSE, MOST_HONOURED = MINUTE, 6 * HOUR, 7 * DAY
+FIRST_PAUSE, MOST_PAUSE, MOST_HONOURED = MINUTE, HOUR, 7 * DAY
 
 
 @dataclass(frozen=True, kw_only=True)
