@@ -99,3 +99,4 @@ def test_passes_the_contract(guest: Guest, which: str, more: str) -> None:
     assert " passed" in said
     assert "failed" not in said
     assert "error" not in said
+    assert "skipped" not in said

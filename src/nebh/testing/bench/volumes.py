@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nebh.host.run import Command, CommandFailed, run
 from nebh.testing.bench import machine
@@ -240,7 +241,7 @@ def _ratios(record: Record, size: str) -> None:
         for verb in ("snapshot", "restore"):
             columns = [f"{slug}_{verb}" for slug in slugs]
             label = f"{verb}, {ours} / {peer}, the {size} volume"
-            more = {"unit": "x", "statistic": "ratio", "where": {"size": size}}
+            more: dict[str, Any] = {"unit": "x", "statistic": "ratio", "where": {"size": size}}
             record.figure(f"{verb}_{size}_{slugs[0]}_to_{slugs[1]}", label, table="verbs", columns=columns, **more)
 
 
