@@ -21,6 +21,7 @@ ORDER = (
     "images",
     "building",
     "config",
+    "secrets",
     "volumes",
 )
 _HEAD = """# Speed and memory
