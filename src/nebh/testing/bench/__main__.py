@@ -31,6 +31,7 @@ NAMES = (
     "images",
     "building",
     "config",
+    "secrets",
     "volumes",
     "stateful",
 )

@@ -21,6 +21,7 @@ ORDER = (
     "images",
     "building",
     "config",
+    "secrets",
     "volumes",
     "stateful",
 )
