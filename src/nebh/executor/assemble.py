@@ -27,6 +27,7 @@ from nebh.executor.instances import release_of
 from nebh.executor.intake import Intake
 from nebh.executor.look import Look
 from nebh.executor.rehearser import Rehearser
+from nebh.executor.rest import wake_all
 from nebh.executor.route_secrets import RouteSecrets
 from nebh.executor.scrub import Scrubber
 from nebh.executor.secrets import SecretKeeper
@@ -181,6 +182,7 @@ class Executor:
             if self._opened or not self._has_record():
                 return
             open_storage(self.context)
+            wake_all(self.context)
             self._retire_orphans()
             self.plane.resting |= self._not_running()
             self.plane.ensure()
@@ -190,7 +192,6 @@ class Executor:
             self.supervisor.watch_ingress()
             self.sweeper.sweep(tuple(one.id for one in rows if one.role is Role.LEAVING))
             self.rehearser.start()
-            self.intake.orders.volumes.wake_up()
             down = self._adopt(rows)
             threading.Thread(target=self._boot, args=(down,), name="boot", daemon=True).start()
             self.engine.recover()

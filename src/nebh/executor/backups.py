@@ -13,7 +13,7 @@ from typing import Final
 from nebh.executor.backup_store import open_store, own_name, rule_of
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
-from nebh.executor.rest import at_rest, go_on
+from nebh.executor.rest import at_rest
 from nebh.journal.backups import Job
 from nebh.model.backup import BackupRow, BackupRule, name_in_store, read_stored
 from nebh.model.errors import Failed, NebhError, Refused
@@ -177,12 +177,11 @@ class BackupKeeper:
             if current is not None and current.state not in _QUIET:
                 return False
             if job.stage == "resting":  # an executor was killed in the middle of it
-                go_on(context, job.service)
                 self._drop_snapshots(job)
             volumes = self._volumes(job, rule)
             context.storage()
             context.backups.set_stage(job, "resting")
-            with at_rest(context, job.service):
+            with at_rest(context, job.service, {one.replica for one in volumes}, prefix="backup"):
                 for one in volumes:
                     self._keep(job, one)
             context.backups.set_stage(job, "kept")

@@ -19,11 +19,11 @@ from nebh.executor.health import look, wait_for
 from nebh.executor.hooks import run_apart
 from nebh.executor.instances import build, cloned_volume, exit_text, readiness, release_of
 from nebh.executor.prepare import fetch_config, fetch_image
+from nebh.executor.rest import at_rest
 from nebh.executor.run import Run
 from nebh.executor.secrets import fetch_secrets
 from nebh.host.memory import total_memory
 from nebh.model.errors import Failed, NebhError
-from nebh.model.event import Severity
 from nebh.model.instance import Status
 from nebh.model.network import link_plan
 from nebh.model.policy import Policy
@@ -190,7 +190,8 @@ def _copy(
             hint="declare the command `clone`: docs/data-lvm.md",
         )
     _admit_copies(context, copied)
-    with _at_rest(context, row, needed=any(not _named(one, start) for one in copied)):
+    needed = any(not _named(one, start) for one in copied)
+    with at_rest(context, row.service, (row.replica,), prefix="rehearse") if needed else contextlib.nullcontext():
         for one in volumes:
             wish = VolumePlan(
                 name=cloned_volume(row.address, row.attempt, one.part.bound.name),
@@ -234,63 +235,6 @@ def _admit_copies(context: Context, copied: list[Owned]) -> None:
             f"there is no room for a copy of the data: {render_size(needed)}, and {render_size(free)} are free",
             hint="free some disk; on btrfs, or in a pool, a copy takes no room",
         )
-
-
-@contextlib.contextmanager
-def _at_rest(context: Context, row: RehearsalRow, *, needed: bool) -> Iterator[None]:
-    """Have the writer stand still, as its release declares; journalled, so that no crash leaves it so."""
-    writer = _writer(context, row) if needed else None
-    if writer is None:
-        yield
-        return
-    context.rehearsals.note_resting(row, writer.id)
-    try:
-        with effect(context, TRANSACTION, "rehearse.rest"):
-            quiesce = release_of(context, writer).data.quiesce
-            if quiesce is None:
-                context.drivers.containers.freeze(writer.id)
-            elif quiesce.before:
-                result = context.drivers.containers.check(writer.id, quiesce.before, quiesce.timeout)
-                if not result.ok:
-                    raise Failed(f"the writer did not come to rest (data.quiesce.before): {result.detail}")
-        yield
-    finally:
-        wake(context, row, writer)
-
-
-def _writer(context: Context, row: RehearsalRow) -> InstanceRow | None:
-    for one in context.work.instances(row.service):
-        if one.replica == row.replica and one.role is Role.SERVING:
-            running = context.drivers.containers.observe(one.id).status is Status.RUNNING
-            return one if running else None
-    return None
-
-
-def wake(context: Context, row: RehearsalRow, writer: InstanceRow) -> None:
-    """Let a writer go on. May be repeated."""
-    with effect(context, TRANSACTION, "rehearse.wake"):
-        quiesce = release_of(context, writer).data.quiesce
-        if context.drivers.containers.observe(writer.id).status is Status.RUNNING:
-            if quiesce is None:
-                context.drivers.containers.thaw(writer.id)
-            elif quiesce.after:
-                result = context.drivers.containers.check(writer.id, quiesce.after, quiesce.timeout)
-                if not result.ok:
-                    context.tell(
-                        "data.not-resumed",
-                        f"{row.service}: data.quiesce.after of {writer.id} failed: {result.detail}",
-                        severity=Severity.ALARM,
-                        service=row.service,
-                        hint=f"does it write? `nebh restart {row.service}` starts it anew",
-                    )
-    context.rehearsals.note_resting(row, "")
-
-
-def wake_writer(context: Context, row: RehearsalRow) -> None:
-    """Let whoever stands still for a rehearsal go on. May be repeated."""
-    writer = context.work.instance(row.resting) if row.resting else None
-    if writer is not None:
-        wake(context, row, writer)
 
 
 def _migrate(
@@ -367,7 +311,6 @@ def last_lines(context: Context, row: RehearsalRow) -> str:
 def remove(context: Context, plane: Dataplane, row: RehearsalRow, *, also: Callable[[], None]) -> None:
     """Take away everything of a rehearsal, then journal `also` with its end. May be repeated; raises what cannot be done
     now."""
-    wake_writer(context, next((one for one in context.rehearsals.rows() if one.id == row.id), row))
     with effect(context, TRANSACTION, "rehearse.delete"):
         context.drivers.containers.delete(row.id)
         context.drivers.containers.delete_logs(row.id)

@@ -11,7 +11,7 @@ from typing import Final
 
 from nebh.executor.context import Context
 from nebh.executor.dataplane import Dataplane
-from nebh.executor.rehearse import Report, is_quiet, last_lines, rehearse, remove, wake_writer
+from nebh.executor.rehearse import Report, is_quiet, last_lines, rehearse, remove
 from nebh.executor.run import Run
 from nebh.executor.supervise import Supervisor
 from nebh.executor.sweep import Sweeper
@@ -48,13 +48,7 @@ class Rehearser:
         self._loop = threading.Thread(target=self._follow_schedule, name="rehearsals", daemon=True)
 
     def start(self) -> None:
-        """Wake whom an earlier executor left standing still; then, in the background, take away what it left, and follow
-        the schedule."""
-        for row in self._context.rehearsals.rows():
-            try:
-                wake_writer(self._context, row)
-            except (NebhError, OSError) as error:  # tried again with the rest
-                self._context.tell("rehearsal.left", f"{row.service}: cannot wake {row.resting}: {error}")
+        """In the background, take away what an earlier executor left, and follow the schedule."""
         if self._loop.ident is None:
             self._loop.start()
 

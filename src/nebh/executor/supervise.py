@@ -285,11 +285,9 @@ class Supervisor:
         self, row: InstanceRow, failures: dict[tuple[str, Probe], int], due: dict[tuple[str, Probe], float]
     ) -> None:
         if row.id in self._reviving or row.id in self._context.at_rest:
-            return
+            return  # it is on its way, or stands still on purpose and goes on in a moment
         if self._context.work.open_transaction(row.service) is not None:
             return
-        if self._context.rehearsals.is_resting(row.id):
-            return  # it stands still on purpose, and goes on in a moment
         health = release_of(self._context, row).health
         for probe, check in ((Probe.LIVENESS, health.liveness), (Probe.READINESS, health.readiness)):
             key, now = (row.id, probe), self._context.clock.monotonic()

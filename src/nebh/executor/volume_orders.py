@@ -10,22 +10,17 @@ import base64
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
 
 from nebh.executor.context import Context
 from nebh.executor.effects import effect
-from nebh.executor.instances import release_of
+from nebh.executor.rest import at_rest
 from nebh.executor.sizes import RULE as DATA_RULE
 from nebh.executor.volume_clone import clone_volumes
-from nebh.model.errors import BadInput, Conflict, Failed, NebhError, NotFound, Refused
-from nebh.model.event import Severity
-from nebh.model.instance import Status
+from nebh.model.errors import BadInput, Conflict, NebhError, NotFound, Refused
 from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
 from nebh.model.statement import Action, Order, Outcome
-from nebh.model.stored import Ability, stored_name
+from nebh.model.stored import stored_name
 from nebh.model.transaction import State
-from nebh.model.volume import Quiesce
-from nebh.model.work import InstanceRow, Role
 from nebh.planning.data import is_last_good, may_snapshot
 from nebh.signing.statements import peek_statement
 
@@ -69,14 +64,6 @@ class VolumeOrders:
     def took(self, envelope: bytes) -> bool:
         """Tell whether exactly these bytes were taken before."""
         return self._context.volumes.knows_order(base64.b64encode(envelope).decode())
-
-    def wake_up(self) -> None:
-        """After a start, before all else: whoever stands still for a snapshot of an earlier executor goes on."""
-        for wish in self._open():
-            if wish.action is Action.SNAPSHOT:
-                for row in self._writers(wish.service):
-                    with contextlib.suppress(NebhError), effect(self._context, 0, "data.thaw"):
-                        self._context.drivers.containers.thaw(row.id)
 
     def recover(self) -> None:
         """After a start: do again what was under way."""
@@ -161,7 +148,7 @@ class VolumeOrders:
         found = self._to_snapshot(wish)
         for replica in sorted({one.replica for one in found}):
             began = self._context.clock.monotonic()
-            with self._at_rest(wish.service, replica):
+            with at_rest(self._context, wish.service, (replica,), prefix="data"):
                 self._take_all(tuple(one for one in found if one.replica == replica), name)
             longest = max(longest, self._context.clock.monotonic() - began)
         volumes = ", ".join(sorted({one.name for one in found}))
@@ -198,58 +185,6 @@ class VolumeOrders:
         with effect(self._context, 0, "data.snapshot"):
             self._context.drivers.volumes.snapshot(stored_of(volume), name)
         self._context.volumes.note_whole(kept)
-
-    def _writers(self, service: str, replica: int = -1) -> tuple[InstanceRow, ...]:
-        rows = self._context.work.instances(service)
-        return tuple(one for one in rows if one.role is Role.SERVING and replica in (-1, one.replica))
-
-    @contextlib.contextmanager
-    def _at_rest(self, service: str, replica: int) -> Iterator[None]:
-        """Let nobody write: by the release's own programs where it declares them, and frozen where it does not, or the
-        storage needs longer than an instant."""
-        running = self._context.drivers.containers.observe
-        rows = [one for one in self._writers(service, replica) if running(one.id).status is Status.RUNNING]
-        live = Ability.LIVE in self._context.drivers.volumes.abilities
-        with contextlib.ExitStack() as stack:
-            for row in rows:
-                quiesce = release_of(self._context, row).data.quiesce
-                self._context.at_rest.add(row.id)
-                stack.callback(self._context.at_rest.discard, row.id)
-                if quiesce is not None:
-                    stack.callback(self._let_go, row, quiesce)  # also when `before` failed half-way
-                    self._quiesce(row, quiesce)
-                if quiesce is None or not live:
-                    stack.callback(self._thaw, row)
-                    with effect(self._context, 0, "data.freeze"):
-                        self._context.drivers.containers.freeze(row.id)
-            yield
-
-    def _thaw(self, row: InstanceRow) -> None:
-        with effect(self._context, 0, "data.thaw"):
-            self._context.drivers.containers.thaw(row.id)
-
-    def _quiesce(self, row: InstanceRow, quiesce: Quiesce) -> None:
-        with effect(self._context, 0, "data.quiesce"):
-            result = self._context.drivers.containers.check(row.id, quiesce.before, quiesce.timeout)
-        if not result.ok:
-            raise Failed(
-                f"cannot bring {row.id} to rest for a snapshot: data.quiesce.before failed: {result.detail}",
-                hint=f"`nebh logs {row.service}` shows what it said; no snapshot was taken",
-            )
-
-    def _let_go(self, row: InstanceRow, quiesce: Quiesce) -> None:
-        if not quiesce.after:
-            return
-        with effect(self._context, 0, "data.quiesce"):
-            result = self._context.drivers.containers.check(row.id, quiesce.after, quiesce.timeout)
-        if not result.ok:
-            self._context.tell(
-                "data.still-quiet",
-                f"{row.id}: data.quiesce.after failed, it may still hold its writers back: {result.detail}",
-                severity=Severity.ALARM,
-                service=row.service,
-                hint=f"`nebh restart {row.service}` begins it anew",
-            )
 
     # a snapshot less
 

@@ -7,7 +7,7 @@ from typing import Final
 from nebh.journal.database import Database
 from nebh.model.rehearsal import RehearsalRow
 
-_FIELDS: Final = "id, service, epoch, counter, replica, attempt, address, nonce, began_at, resting"
+_FIELDS: Final = "id, service, epoch, counter, replica, attempt, address, nonce, began_at"
 _LAST: Final = "rehearsed/"
 
 
@@ -29,14 +29,6 @@ class Rehearsals:
             f"INSERT INTO rehearsals ({_FIELDS}) VALUES ({', '.join('?' * len(names))})",
             *(getattr(row, name) for name in names),
         )
-
-    def note_resting(self, row: RehearsalRow, instance: str) -> None:
-        """From now on this instance stands still; "" = none does."""
-        self.database.write("UPDATE rehearsals SET resting = ? WHERE id = ?", instance, row.id)
-
-    def is_resting(self, instance: str) -> bool:
-        """Tell whether an instance stands still for a rehearsal."""
-        return bool(self.database.read("SELECT 1 FROM rehearsals WHERE resting = ?", instance))
 
     def forget(self, row: RehearsalRow) -> None:
         """Nothing of it is left."""

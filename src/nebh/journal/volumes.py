@@ -85,6 +85,18 @@ class Volumes:
         """Tell whether exactly these bytes were taken before."""
         return bool(self.database.read("SELECT 1 FROM volume_orders WHERE envelope = ?", envelope))
 
+    def note_resting(self, instance: str) -> None:
+        """From now on this instance stands still, so that its data can be copied."""
+        self.database.write("INSERT OR IGNORE INTO resting VALUES (?)", instance)
+
+    def resting(self) -> tuple[str, ...]:
+        """Return the instances that stand still, or did when the executor ended."""
+        return tuple(str(row[0]) for row in self.database.read("SELECT instance FROM resting ORDER BY instance"))
+
+    def forget_resting(self, instance: str) -> None:
+        """It goes on, or is gone."""
+        self.database.write("DELETE FROM resting WHERE instance = ?", instance)
+
     def snapshots(self, service: str = "", *, txn: int = 0) -> tuple[SnapshotRow, ...]:
         """Return snapshots of a service ("" = of all) and of one transaction (0 = of all), oldest first."""
         rows = self.database.read(

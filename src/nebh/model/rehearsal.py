@@ -27,8 +27,7 @@ class RehearsalRule:
 @dataclass(frozen=True, kw_only=True)
 class RehearsalRow:
     """A rehearsal that is under way, as the executor journals it before anything of it exists. id: of its instance;
-    address: number in the node's subnets; nonce: of the order, "" = by schedule; began_at: Unix ms; resting: the
-    instance that stands still for the copy, "" = none does."""
+    address: number in the node's subnets; nonce: of the order, "" = by schedule; began_at: Unix ms."""
 
     id: str
     service: str
@@ -39,4 +38,3 @@ class RehearsalRow:
     address: int
     nonce: str
     began_at: int
-    resting: str = ""

@@ -54,7 +54,7 @@ POINTS: dict[str, tuple[str, ...]] = {
         "volume.receive.filled",
     ),
     "snapshot": (
-        *(f"{n}.{s}" for n in ("data.freeze", "data.snapshot", "data.thaw") for s in _SIDES),
+        *(f"{n}.{s}" for n in ("data.rest", "data.snapshot", "data.resume") for s in _SIDES),
         "volume.snapshot.begun",
         "volume.snapshot.copied",
     ),
