@@ -159,11 +159,15 @@ class BackupKeeper:
     def _back_up(self, job: Job) -> str | None:
         """Return what was done, None when it has to wait."""
         rule = rule_of(self._context, job.service)
-        if job.stage != "kept" and not self._take_snapshots(job, rule):
+        if job.stage == "sent":  # an executor was killed after that; its snapshots may be gone already
+            made = [one for one in self._context.backups.rows(job.service) if one.run == job.run and not one.listed]
+        elif job.stage == "kept" or self._take_snapshots(job, rule):
+            made = [self._send(job, one) for one in self._snapshots(job)]
+        else:
             return None
-        made = [self._send(job, one) for one in self._snapshots(job)]
         if not made:
             raise Failed(f"cannot back up {job.service}: the snapshots are not there any more")
+        self._context.backups.set_stage(job, "sent")
         self._forget(job, rule, made)
         size = render_size(sum(one.bytes for one in made))
         what = ", ".join(sorted({one.volume for one in made}))
@@ -250,6 +254,8 @@ class BackupKeeper:
             for one in made:
                 with effect(context, 0, "backup.forget"):
                     gone = store.forget(one.stored.volume, rule.keep, never=frozenset({one.id}))
+                if job.stage == "sent":  # what went before the kill was not written down
+                    gone += self._lost(one, {kept.id for kept in store.list()})
                 for identity in gone:
                     context.backups.forget(identity)
         except (NebhError, OSError) as error:
@@ -257,6 +263,11 @@ class BackupKeeper:
                 context.tell(
                     "backup.untidy", f"{job.service}: old backups stay in the store: {error}", service=job.service
                 )
+
+    def _lost(self, made: BackupRow, there: set[str]) -> tuple[str, ...]:
+        rows = self._context.backups.rows(made.service)
+        same = (made.source, made.replica, made.volume)
+        return tuple(one.id for one in rows if (one.source, one.replica, one.volume) == same and one.id not in there)
 
     def _drop_snapshots(self, job: Job) -> None:
         context = self._context

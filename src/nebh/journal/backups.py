@@ -17,7 +17,8 @@ KEPT_JOBS: Final = 100
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """Something to do with a store. kind: `backup`, `verify` or `list`; run: name of the backup; nonce: of the order, "" =
-    by schedule; stage: `begun`, `resting` (the writer is asked to rest), `kept` (all snapshots are whole), `ended`.
+    by schedule; stage: `begun`, `resting` (the writer is asked to rest), `kept` (all snapshots are whole), `sent` (all are in the store),
+    `ended`.
     ended_at: Unix ms, 0 = open; failed: why, "" = it did not."""
 
     id: int
