@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nebh.agent.sources import parse_mirror
-from nebh.cli.mirrors import check_url, fill
+from nebh.cli.mirrors import check_url, fill, fill_with
 from nebh.images.cache import ImageCache
 from nebh.images.manifest import FORMAT
 from nebh.model.errors import BadInput, Failed, Unreachable
@@ -151,3 +151,13 @@ def test_an_s3_store_is_a_mirror(image, monkeypatch):
 def test_an_address_that_is_no_mirror_is_not_signed(url):
     with pytest.raises(BadInput):
         check_url(url)
+
+
+def test_what_is_no_image_goes_into_a_mirror_too(tmp_path: Path) -> None:
+    """The bundle of a service's configs: one object beside those of its image."""
+    data = b'{"format":1}'
+    digest = hashlib.sha256(data).hexdigest()
+    target = str(tmp_path / "site")
+    assert fill_with(target, [(digest, len(data))], lambda _: (data,)) == (1, len(data))
+    assert fill_with(target, [(digest, len(data))], lambda _: (data,)) == (0, 0)
+    assert [path.read_bytes() for path in (tmp_path / "site" / "objects").rglob("*") if path.is_file()] == [data]
