@@ -259,7 +259,7 @@ class Campaign:
     def _is_over(self, nonce: str) -> bool:
         with open_journal(self._site.layout.journal) as journal:
             said = journal.outcomes(nonce)
-            ends = {Outcome.COMMITTED, Outcome.ROLLED_BACK, Outcome.REFUSED, Outcome.FAILED}
+            ends = {Outcome.COMMITTED, Outcome.ROLLED_BACK, Outcome.REFUSED, Outcome.FAILED, Outcome.DONE}
             return bool(said) and said[-1] in ends and not journal.states()
 
     def _judge_instant(self) -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from nebh.model.kept import SnapshotKind
-from nebh.model.statement import Outcome, Phase
+from nebh.model.statement import Action, Outcome, Phase
 from nebh.planning.data import snapshot_to_restore
 from nebh.testing.crash.campaign import Campaign, Shot, Tally
 from nebh.testing.crash.data_site import BAD, STORED, DataSite
@@ -14,7 +14,7 @@ from nebh.testing.invariants import wait_until, wait_whole
 from nebh.testing.journal_view import open_journal
 from nebh.testing.tiny_service import HOST
 
-WORKS = ("deploy", "convert", "break", "fail", "restore", "undo", "restart")
+WORKS = ("deploy", "convert", "break", "fail", "restore", "undo", "restart", "snapshot")
 REWINDING = frozenset({"restore", "undo"})
 _SIDES = ("before", "after")
 POINTS: dict[str, tuple[str, ...]] = {
@@ -40,6 +40,11 @@ POINTS: dict[str, tuple[str, ...]] = {
         *(f"{n}.{s}" for n in ("data.snapshot", "data.restore", "start.create", "start.start") for s in _SIDES),
         "volume.restore.exchanged",
         "volume.restore.kept",
+    ),
+    "snapshot": (
+        *(f"{n}.{s}" for n in ("data.freeze", "data.snapshot", "data.thaw") for s in _SIDES),
+        "volume.snapshot.begun",
+        "volume.snapshot.copied",
     ),
     "restart": tuple(f"{n}.{s}" for n in ("start.yield", "start.start") for s in _SIDES),
 }
@@ -82,6 +87,8 @@ class DataCampaign(Campaign):
             if aside:
                 newest = max(aside, key=lambda one: one.taken_at)
                 return newest.counter, site.restore(counter=newest.counter, snapshot=newest.name)
+        if work == "snapshot":
+            return self._good, site.order(Action.SNAPSHOT)
         if work == "restart":
             return self._good, site.wish(self._good, replicas=1, phase=Phase.RESTART)
         convert = {"convert": ("1",), "break": ("1", "7")}.get(work, ())
@@ -115,6 +122,8 @@ class DataCampaign(Campaign):
         assert service.counter == self._good, (outcome, service)
         if shot.work in ("fail", "break"):
             assert outcome is not Outcome.COMMITTED, nonce
+        if shot.work == "snapshot":
+            assert outcome is Outcome.DONE, (nonce, outcome)
         self._judge_triple()
         self._judge_rows(rewound=self._work in REWINDING and outcome is Outcome.COMMITTED)
         return str(outcome.value)

@@ -113,7 +113,11 @@ class DataSite(Site):
         return self.newest
 
     def restore(self, *, counter: int = 0, snapshot: str = "") -> str:
-        """Order the node to bring data back; return the nonce. A node that is away is waited for."""
+        """Order the node to bring data back; return the nonce."""
+        return self.order(Action.RESTORE, counter=counter, snapshot=snapshot)
+
+    def order(self, action: Action, *, counter: int = 0, snapshot: str = "") -> str:
+        """Have an operator's order carried out; return the nonce. A node that is away is waited for."""
         end = time.monotonic() + PATIENCE
         while True:
             now = int(time.time())
@@ -121,7 +125,7 @@ class DataSite(Site):
                 cluster_id=self.operator.cluster_id,
                 nodes=(self.operator.node_id,),
                 service="web",
-                action=Action.RESTORE,
+                action=action,
                 nonce=secrets.token_hex(16),
                 signed_at=now,
                 not_after=now + 600,
