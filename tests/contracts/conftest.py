@@ -111,3 +111,15 @@ def volume_storage(request, tmp_path_factory):
             pytest.skip(str(error))
         again().open()
         yield again
+
+
+@pytest.fixture
+def driver(volume_storage):
+    """A driver that keeps nothing yet."""
+    made = volume_storage()
+    made.open()
+    yield made
+    for one in made.list():
+        made.remove(one.name)
+    made.upkeep()
+    assert made.list() == ()

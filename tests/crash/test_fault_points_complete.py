@@ -37,6 +37,7 @@ REASONED = {
     ("prepare", "_manifest"): "called inside prepare.manifest",
     ("supervise", "_keep_shared"): "brings back what somebody else took away; changes nothing else",
     ("supervise", "_take"): "ends an instance whose liveness failed: its end is noticed and journalled like any other",
+    ("watch_storage", "_ask_to_end"): "called inside storage.halt",
     ("sweep", "_ask_to_end"): "called inside sweep.stop and start.yield",
     ("sweep", "prune"): "called inside sweep.prune, and at every start",
 }

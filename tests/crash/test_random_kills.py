@@ -63,6 +63,6 @@ def test_every_named_point_exists_and_few_are_left_out() -> None:
     assert set(POINTS) == {*STATES, ""}
     # what only its own scenario passes is killed at in test_fault_points.py
     left = {point.rpartition(".")[0].partition(".")[0] for point in set(fault_points()) - named}
-    # test_data_kills.py, test_secret_rotation.py, test_fault_points.py, tests/acme, tests/executor
-    elsewhere = {"certificate", "data", "hook", "reload", "rotate", "storage"}
+    # test_data_kills, test_backup_kills, test_rehearse_kills, test_secret_rotation, test_fault_points, tests/acme, tests/executor
+    elsewhere = {"backup", "certificate", "data", "hook", "rehearse", "reload", "rotate", "storage"}
     assert left <= {"start", "back", "revive", "state", "cutover", "prepare", *elsewhere}

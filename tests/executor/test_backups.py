@@ -15,6 +15,7 @@ from nebh.model.errors import BadInput, Failed, NotFound, Refused, Unreachable
 from nebh.model.kept import SnapshotKind
 from nebh.model.service import Update
 from nebh.model.statement import Action, Order, Outcome
+from nebh.model.stored import Ability
 from nebh.model.volume import DataRules, Quiesce, VolumeBound, VolumeClass, VolumeMount
 
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
@@ -57,7 +58,7 @@ def new(new_bench, stores):
 @pytest.fixture
 def bench(new, monkeypatch):
     monkeypatch.setattr(backups.plan, "spread", lambda *_, **__: 10**12)  # nothing is due by itself
-    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_: None)
+    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_, **__: None)
     return new()
 
 
@@ -123,6 +124,7 @@ def test_a_backup_is_of_one_moment_and_leaves_nothing_behind(bench, stores):
 
 
 def test_the_declared_programs_run_around_the_snapshot(bench):
+    bench.volumes.abilities |= {Ability.LIVE}  # a copy takes so long that it is frozen besides
     quiet = Quiesce(before=("/bin/pause",), after=("/bin/resume",))
     deploy(bench, 1, data=DataRules(reads=(1,), writes=1, quiesce=quiet))
     before = len(bench.containers.calls)
@@ -143,7 +145,7 @@ def test_a_writer_that_does_not_rest_is_no_backup_and_goes_on(bench, monkeypatch
 
 def test_what_is_due_is_done_without_being_asked_and_not_twice(new, stores, monkeypatch):
     monkeypatch.setattr(backups.plan, "spread", lambda *_, **__: 0)
-    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_: None)
+    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_, **__: None)
     bench = new()
     deploy(bench, 1)
     bench.until(lambda: len(bench.context.backups.last_jobs("web")) == 1)
@@ -154,7 +156,7 @@ def test_what_is_due_is_done_without_being_asked_and_not_twice(new, stores, monk
 
 def test_one_that_was_missed_is_made_up_for_after_a_boot(new, stores, monkeypatch):
     monkeypatch.setattr(backups.plan, "spread", lambda *_, **__: 0)
-    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_: None)
+    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_, **__: None)
     bench = new(replace(RULE, every=3_600_000))
     deploy(bench, 1)
     bench.until(lambda: len(bench.context.backups.last_jobs("web")) == 1)
@@ -230,7 +232,7 @@ def test_an_update_and_a_backup_do_not_meet(bench, stores):
     bench.add_release(2, argv=("/bin/sh", "-c", "append /data/rows 2;sleep 1"), volumes=MOUNTS[:1],
                       data=DataRules(reads=(1,), writes=1), update=Update(bake=100, drain=50))  # fmt: skip
     update = bench.assign(2)
-    bench.until_state("STARTING")
+    bench.until_state("PREPARING", "STARTING")
     (serving,) = bench.serving()
     assert ("signal", serving.id) not in bench.containers.calls, "the update waits until the writer goes on"
     gate.set()
@@ -241,7 +243,7 @@ def test_an_update_and_a_backup_do_not_meet(bench, stores):
 
 def test_retention_follows_the_rule_and_the_journal_follows_the_store(new, stores, monkeypatch):
     monkeypatch.setattr(backups.plan, "spread", lambda *_, **__: 10**12)
-    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_: None)
+    monkeypatch.setattr("nebh.executor.prepare.fetch_secrets", lambda *_, **__: None)
     bench = new(replace(RULE, keep=BackupRetention(last=2), volumes=("data",)))
     deploy(bench, 1)
     runs = [back_up(bench)[0].run for _ in range(3)]

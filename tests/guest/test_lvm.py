@@ -80,7 +80,7 @@ def bring_tests(guest: Guest) -> None:
 def run_contract(guest: Guest, which: str, *, more: str = "") -> str:
     line = (
         f"cd /root/nebh && {more} PYTHONPATH=src:/root/runner PYTHONDONTWRITEBYTECODE=1 /opt/nebh/venv/bin/python"
-        f" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib tests/contracts/test_volumes.py -k {which} 2>&1"
+        f" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib tests/contracts/test_volumes.py tests/contracts/test_volume_space.py -k {which} 2>&1"
     )
     done = guest.sh(line, accept=(0, 1, 2, 4, 5), timeout=3000.0)
     sys.stderr.write(done.text[-3000:])

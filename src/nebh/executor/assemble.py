@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from functools import partial
 
 from nebh.client.frame_channel import FrameServer
 from nebh.drivers.containers.apparmor import ensure_profile
@@ -76,6 +77,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
     ingress_uid, ingress_gid = daemons.user_id(config.ingress_user, "nobody")
     keys = ensure_node_keys(layout.node_key.parent)
     storage = Storage(config.storage, layout)
+    apart = partial(tree.enter_service, "backup", weight=WEIGHT)
     context = Context(
         layout=layout,
         config=config,
@@ -98,12 +100,7 @@ def assemble(layout: Layout, helpers: Helpers) -> Executor:
                 seen_from=networker.pid,
             ),
             volumes=storage.driver,
-            stores=restic_stores(
-                layout,
-                launcher=launcher,
-                network=networker.pid,
-                cgroups=lambda: tree.enter_service("backup", weight=WEIGHT),
-            ),
+            stores=restic_stores(layout, launcher=launcher, network=networker.pid, cgroups=apart),
         ),
         store=NodeStore(layout.state),
         clock=SystemClock(),

@@ -86,7 +86,8 @@ def _go_on(context: Context, row: InstanceRow, *, prefix: str) -> None:
 
 
 def _resume(context: Context, row: InstanceRow) -> None:
-    context.drivers.containers.thaw(row.id)  # also one that is not frozen
+    if _is_frozen(context, row):
+        context.drivers.containers.thaw(row.id)
     quiesce = release_of(context, row).data.quiesce
     if quiesce is not None and quiesce.after:
         result = context.drivers.containers.check(row.id, quiesce.after, quiesce.timeout)

@@ -78,7 +78,7 @@ class StorageWatch:
     def _end_slow(self, now: float) -> None:
         for name in [name for name, end in self._ending.items() if end <= now]:
             del self._ending[name]
-            with contextlib.suppress(NebhError):  # it has ended in its time
+            with contextlib.suppress(NebhError), hot_effect("storage.halt"):  # it has ended in its time
                 self._context.drivers.containers.signal(name, "KILL")
 
     def _try_again(self) -> tuple[InstanceRow, ...]:
