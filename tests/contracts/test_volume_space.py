@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 
 import pytest
 
 from nebh.drivers.volumes.base import OutOfSpace, Unable
 from nebh.drivers.volumes.fake import FakeVolumes
 from nebh.model.stored import Ability, VolumePlan
+from nebh.testing.tree_look import observe_tree
 
 MIB = 1 << 20
 NAME = "db.data.0"
-
-
-def observe_tree(place):
-    found = {}
-    for folder, folders, files in os.walk(os.fsencode(place)):
-        for name in (*folders, *files):
-            path = os.path.join(folder, name)
-            state = os.lstat(path)
-            more = b""
-            if stat.S_ISREG(state.st_mode):
-                with open(path, "rb") as file:
-                    more = file.read(40 * MIB)[-9000:] + repr(os.listxattr(path)).encode()
-            elif stat.S_ISLNK(state.st_mode):
-                more = os.readlink(path)
-            times = state.st_mtime_ns if stat.S_ISREG(state.st_mode) else 0
-            found[os.path.relpath(path, os.fsencode(place))] = (state.st_mode, state.st_uid, state.st_gid, times, more)
-    return found
 
 
 def names(driver, volume=NAME):
