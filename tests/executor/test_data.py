@@ -364,17 +364,17 @@ def test_a_service_waits_for_its_storage_and_comes_back(new_bench, unavailable):
     assert "storage.back" in "\n".join(bench.events())
 
 
-def test_a_storage_that_fills_is_told_once_and_its_services_run_on(bench):
+def test_a_storage_in_trouble_is_told_once_and_its_services_run_on(bench):
     deploy(bench, 1)
     (one,) = bench.serving()
-    told = lambda: "\n".join(bench.events()).count("storage.filling")  # noqa: E731
-    bench.context.storage_warning = lambda: ("the storage of volumes is nearly full", "make room")
+    told = lambda: "\n".join(bench.events()).count("storage.trouble")  # noqa: E731
+    bench.context.storage_warning = lambda: ("the pool could not grow", "make room")
     for _ in range(3):
         bench.executor.supervisor._keep_storage()
     assert (told(), one.id in running(bench)) == (1, True)
     bench.context.storage_warning = lambda: ("", "")
     bench.executor.supervisor._keep_storage()
-    bench.context.storage_warning = lambda: ("it fills again", "make room")
+    bench.context.storage_warning = lambda: ("it could not grow again", "make room")
     bench.executor.supervisor._keep_storage()
     assert told() == 2
 

@@ -1,9 +1,8 @@
-"""The storage of a node's volumes: gone, full, and nearly full are three things."""
+"""The storage of a node's volumes: gone and full are two things."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -16,6 +15,7 @@ from nebh.host.layout import Layout
 from nebh.model.errors import Failed
 from nebh.model.local import StorageConfig
 from nebh.model.stored import VolumePlan
+from nebh.planning.fullness import Fullness, judge_storage
 
 MIB = 1 << 20
 
@@ -77,19 +77,16 @@ def test_a_pool_grows_and_then_says_what_helps(tmp_path):
         fill("first", percent=18)
         assert (storage.look(), storage.warning()) == ("", ("", ""))
         assert file.stat().st_size == 384 * MIB, "less than a fifth was free, so it grew, as far as it may"
-        fill("second", percent=9)
-        assert storage.look() == ""
+        fill("second", percent=4)
+        assert storage.look() == "", "full is not gone"
         what, hint = storage.warning()
-        assert "nearly full" in what
-        assert "storage.most" in hint
+        assert "the storage is full" in what
+        assert "delete snapshots" in hint
+        room = storage.driver.room()
+        assert judge_storage(room, before=Fullness.FINE) is Fullness.FULL, room
         for name in ("first", "second"):
             (place / name).unlink()
         os.sync()
-        assert (storage.look(), storage.warning()) == ("", ("", ""))
+        assert judge_storage(storage.driver.room(), before=Fullness.FULL) is Fullness.FINE
     finally:
         storage.driver._keeper._pool.close()
-
-
-def test_no_commands_are_looked_into(storage):
-    storage._chosen = replace(storage._chosen, kind=StorageKind.COMMANDS)
-    assert storage._nearly_full() == ("", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -14,17 +13,8 @@ from nebh.host.layout import Layout
 from nebh.model.errors import BadInput, NebhError
 from nebh.model.event import Severity
 from nebh.model.local import StorageConfig
-from nebh.model.quantities import render_size
 
-FULL, ROOMY = 10, 15
-"""Percent that are free: below the first it is said that it is nearly full; above the second it may be said again."""
-_MORE = "delete snapshots that nobody needs, or make room: "
-_ROOM = {
-    StorageKind.POOL: "free disk space below the state folder, or raise `storage.most` in node.json: the pool grows by itself",
-    StorageKind.BTRFS: "enlarge its btrfs",
-    StorageKind.REFLINK: "enlarge its file system",
-    StorageKind.COPY: "enlarge its file system",
-}
+_MORE = "`nebh volume usage` shows what there is and what snapshots hold; make room, or mend the disk"
 
 
 def wish_of(config: StorageConfig) -> StorageWish:
@@ -52,8 +42,6 @@ class Storage:
         """Choose; nothing is made before `ensure`. Raises BadInput."""
         self._chosen: Chosen = choose_storage(layout.volumes, wish_of(config))
         self._folder = layout.volumes
-        self._on_device = bool(config.device)
-        self._filling = False
         self._warning = ("", "")
         self._lock = threading.Lock()
         self._up = False
@@ -88,8 +76,7 @@ class Storage:
             return self._gone(error)
         except NebhError as error:
             said = said or error
-        nearly = self._nearly_full()
-        self._warning = (said.message, said.hint or nearly[1]) if said is not None else nearly
+        self._warning = (said.message, said.hint or _MORE) if said is not None else ("", "")
         return ""
 
     def _gone(self, error: NebhError) -> str:
@@ -100,23 +87,6 @@ class Storage:
     def warning(self) -> tuple[str, str]:
         """Return what the last look found that should not stay so, and what helps; ("", "") = nothing."""
         return self._warning
-
-    def _nearly_full(self) -> tuple[str, str]:
-        """Look at what is left, once it has grown as far as it may. Of declared commands their owner does."""
-        kind = self._chosen.kind
-        if kind is StorageKind.COMMANDS:
-            return "", ""
-        place = self._folder / ("pool" if kind is StorageKind.POOL else "volumes")
-        state = os.statvfs(place)
-        free, size = state.f_bavail * state.f_frsize, state.f_blocks * state.f_frsize
-        self._filling = free * 100 < size * (ROOMY if self._filling else FULL)
-        if not self._filling:
-            return "", ""
-        room = "give the pool a larger device" if self._on_device else _ROOM[kind]
-        return (
-            f"the storage of volumes is nearly full: {render_size(free)} of {render_size(size)} are free",
-            _MORE + room,
-        )
 
 
 def open_storage(context: Context) -> None:

@@ -49,7 +49,7 @@ class StorageWatch:
     def _warn(self, what: str, hint: str) -> None:
         """Say once what should be done something about, until it is over."""
         if what and not self._warned:
-            self._context.tell("storage.filling", what, severity=Severity.ALARM, hint=hint)
+            self._context.tell("storage.trouble", what, severity=Severity.ALARM, hint=hint)
         self._warned = bool(what)
 
     def _halt(self, why: str) -> None:
