@@ -139,6 +139,8 @@ def test_two_policies_cannot_claim_one_name() -> None:
     web, other = policy_of(), dataclasses.replace(policy_of(), service="shop")
     found = [str(one) for one in claims_conflict((web, other))]
     assert found == [
+        "files.example.org/ is claimed by shop and web",
+        "shop.example.org/ is claimed by shop and web",
         "tcp port 9100 is claimed by shop and web",
         "www.example.org/ is claimed by shop and web",
     ]
