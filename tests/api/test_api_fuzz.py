@@ -37,8 +37,13 @@ from nebh.wire.challenge import challenge
 pytestmark = pytest.mark.e2e
 
 ALLOWED = {f"{method} {path_of(path)}": set(who) for method, path, who in access_table()}
-# Nobody may publish once, to found the cluster; here it is founded.
-PROPER = {**ALLOWED, "POST /v1/publish": {Who.OPERATOR}}
+# Nobody may publish once, to found the cluster; here it is founded. Here is no mail server, and no node that answers.
+PROPER: dict[str, set[Who]] = {
+    **ALLOWED,
+    "POST /v1/publish": {Who.OPERATOR},
+    "POST /v1/mail/test": set(),
+    "POST /v1/questions": set(),
+}
 MANIFEST = encode_manifest(
     TreeManifest(
         format=1,

@@ -53,6 +53,10 @@ NO_RULE = {
     "identity",
     "pin",
     "door",
+    "data",
+    "tls",
+    "acme",
+    "smtp",
 }  # refusals that are no rule of docs/security.md: see their own tests
 
 Attack = Callable[[frozenset[str]], bool]

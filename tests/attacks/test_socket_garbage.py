@@ -113,7 +113,7 @@ def doors() -> Iterator[tuple[dict[str, Path], Counter, list[str]]]:
     counter = Counter()
     parts: Any = counter
     context: Any = Nobody(counter)
-    door = Door(context, intake=parts, look=parts, identity=parts)
+    door = Door(context, intake=parts, look=parts, answers=parts, identity=parts)
     with tempfile.TemporaryDirectory(prefix="nt-", dir="/tmp") as folder:
         paths = {name: Path(folder) / f"{name}.sock" for name in GOOD}
         servers = [

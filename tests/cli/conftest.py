@@ -316,7 +316,7 @@ class Rig:
         threading.Thread(target=self.node.loop, daemon=True).start()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def founded() -> Iterator[Rig]:
     rig = Rig(folder=Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp")))
     kept = {name: os.environ.get(name) for name in ("NEBH_CONFIG", "NEBH_CACHE", "NEBH_CLOUD", "NEBH_AT")}

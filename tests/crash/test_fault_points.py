@@ -164,6 +164,7 @@ ELSEWHERE = (
     "prepare.volumes",
     "start.attach",
     "start.create",
+    "back.yield",
     "backup.",
     "certificate.",
     "rehearse.",

@@ -168,8 +168,8 @@ def test_ctrl_c_ends_a_rehearsal_on_the_node_too(cloud, disk_folder, eventually)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said.decode()
     assert not any("convert" in one for one in programs(cloud)), said.decode()
-    assert leftovers(cloud) == []
     cloud.nebh("abort", "rows")
+    eventually(lambda: leftovers(cloud) == [], what="nothing is left")
 
 
 def programs(cloud) -> list[str]:

@@ -22,6 +22,7 @@ from nebh.drivers.ingress.runtime import Runtime
 from nebh.executor.sweep import retained_manifests
 from nebh.host.run import Command, run
 from nebh.images.store import NodeStore
+from nebh.journal.rehearsals import Rehearsals
 from nebh.model.errors import NebhError
 from nebh.model.network import RESOLVER_INDEX, addresses
 from nebh.model.work import InstanceRow, Role, Wanted
@@ -228,7 +229,7 @@ def _folder_faults(cloud: Cloud, journal: Journal) -> Faults:
 def find_store_faults(cloud: Cloud, journal: Journal, *, deep: bool = False) -> Faults:
     """Return the files of images that no retained release needs, that are missing, or (deep) are not what they say."""
     layout, store = cloud.layout, NodeStore(cloud.layout.state)
-    context = SimpleNamespace(work=journal.work, accepted=journal.accepted)
+    context = SimpleNamespace(work=journal.work, accepted=journal.accepted, rehearsals=Rehearsals(journal.database))
     kept = {name for name in retained_manifests(cast("Any", context)) if store.read_manifest(name) is not None}
     trees = [name for name in _entries(layout.trees) if not name.startswith(".")]
     found = [f"a tree that nobody keeps: {name[:12]}" for name in set(trees) - kept]

@@ -85,10 +85,11 @@ def test_it_is_found_again_after_its_maker_was_killed(made):
 
     in_a_process(make)
     assert not pool.mounted(), "the mount was its maker's own"
-    (device,) = attached(folder / "pool.btrfs")
+    before = attached(folder / "pool.btrfs")  # the kernel may have let it go with its last mount
     driver = driver_of(folder, pool)
     driver.open()
-    assert attached(folder / "pool.btrfs") == [device], "a second loop device over one file would destroy it"
+    (device,) = attached(folder / "pool.btrfs")
+    assert before in ([], [device]), "a second loop device over one file would destroy it"
     assert [snapshot.name for snapshot in driver.list()[0].snapshots] == ["r1"]
     assert (driver.snapshot_path(NAME, "r1") / "file").read_text() == "one"
     driver.open()
