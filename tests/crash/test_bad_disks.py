@@ -23,7 +23,7 @@ from nebh.testing.node import GOOD, Forks, Node
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
-SIZE = 64 << 20
+SIZE = 48 << 20
 WEIGHT = 2 << 20
 QUICK = Update(bake=100, checks=(GOOD,), drain=100)
 ENDS = {Outcome.COMMITTED, Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.REFUSED}
@@ -128,19 +128,12 @@ def fill(folder: Path, *, leave: int) -> Path:
     """Take all space of a file system but `leave` bytes."""
     ballast = folder / "ballast"
     free = os.statvfs(folder)
-    with ballast.open("wb") as file:
-        size = max(4096, free.f_bavail * free.f_frsize - leave - 65536)
-        while size > 4096:
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)
-                break
-            except OSError:  # the file system needs some for itself
-                size -= 65536
+    with ballast.open("wb", buffering=0) as file:  # or what did not fit is written once more by its close
+        os.posix_fallocate(file.fileno(), 0, max(4096, free.f_bavail * free.f_frsize - leave - 65536))
         with contextlib.suppress(OSError):
             while os.statvfs(folder).f_bavail * free.f_frsize > leave:
                 file.seek(0, 2)
                 file.write(b"\0" * 4096)
-                file.flush()
     return ballast
 
 

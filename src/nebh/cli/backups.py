@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from nebh.cli.orders import LATER, report_on, send_order
+from nebh.cli.orders import LATER, report_on, send_and_follow, send_order
 from nebh.cli.output import Output, confirm
 from nebh.cli.rollout import INTERRUPTED, interrupted
 from nebh.cli.session import Session
 from nebh.cli.show import clock
-from nebh.cli.watch import ENDS, Followed, failure_of, follow
+from nebh.cli.watch import ENDS, Followed, failure_of
 from nebh.model.backup import BackupRow, BackupWish
 from nebh.model.errors import BadInput, NotFound
 from nebh.model.node import NodeRecord
@@ -129,25 +129,26 @@ def _send(
 ) -> Followed:
     """Sign an order, hand it in, follow it to its end."""
     nodes = nodes or _nodes(session, options)
-    seen = session.client.events(wait=0).cursor
-    nonce = send_order(
+
+    def send() -> str:
+        return send_order(
+            session,
+            session.state(),
+            action=action,
+            service=options.service,
+            nodes=nodes,
+            life=LATER,
+            counter=counter,
+            backup=wish,
+        )
+
+    return send_and_follow(
         session,
-        session.state(),
-        action=action,
-        service=options.service,
-        nodes=nodes,
-        life=LATER,
-        counter=counter,
-        backup=wish,
-    )
-    return follow(
-        session,
-        nonce=nonce,
+        send,
         service=options.service,
         nodes=nodes,
         timeout=options.timeout or PATIENCE,
         ends=ENDS if action is Action.RESTORE else _DONE,
-        events_after=seen,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nebh.cli.output import Output, confirm, harmless
@@ -63,6 +64,20 @@ def send_order(
     return order.nonce
 
 
+def send_and_follow(
+    session: Session,
+    send: Callable[[], str],
+    *,
+    service: str,
+    nodes: tuple[NodeRecord, ...],
+    timeout: float,
+    ends: frozenset[Outcome] = ENDS,
+) -> Followed:
+    """Have `send` hand an order in and follow it, with every event since. timeout: seconds. Raises KeyboardInterrupt."""
+    seen = session.client.events(wait=0).cursor
+    return follow(session, nonce=send(), service=service, nodes=nodes, timeout=timeout, ends=ends, events_after=seen)
+
+
 def rm(options: argparse.Namespace, out: Output) -> int:
     """Take a service off its nodes, and, once they confirm, its policy and releases out of what is signed."""
     from nebh.signing.wish import Wish
@@ -74,19 +89,17 @@ def rm(options: argparse.Namespace, out: Output) -> int:
     if not confirm(f"Remove {service} from every node? Its data stays.", yes=options.yes):
         raise BadInput("nothing was removed: nobody agreed", hint="--yes agrees in scripts")
     nodes, silent = _nodes_to_clear(session, state, service)
-    seen = session.client.events(wait=0).cursor
-    nonce = send_order(session, state, action=Action.REMOVE, service=service, nodes=(*nodes, *silent), life=LATER)
+    every = (*nodes, *silent)
     for node in silent:
         out.note(f"  {node.name} was not heard of lately; it takes the order if it comes back within a day")
     try:
-        followed = follow(
+        followed = send_and_follow(
             session,
-            nonce=nonce,
+            lambda: send_order(session, state, action=Action.REMOVE, service=service, nodes=every, life=LATER),
             service=service,
             nodes=nodes,
             timeout=options.timeout or SLACK,
             ends=_GONE,
-            events_after=seen,
         )
     except KeyboardInterrupt:
         interrupted(service, f"removing {service}", undo="nebh deploy SPEC.yaml")

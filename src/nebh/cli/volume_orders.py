@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from nebh.cli.orders import LATER, report_on, send_order
+from nebh.cli.orders import LATER, report_on, send_and_follow, send_order
 from nebh.cli.output import Output, confirm
 from nebh.cli.rollout import INTERRUPTED, SLACK, interrupted
 from nebh.cli.session import Session
 from nebh.cli.volumes import restore as restore_data
 from nebh.cli.volumes import snapshots_of, volumes_of
-from nebh.cli.watch import failure_of, follow
+from nebh.cli.watch import failure_of
 from nebh.model.errors import BadInput, NotFound
 from nebh.model.kept import SnapshotKind, SnapshotRow
 from nebh.model.node import NodeRecord
 from nebh.model.statement import Action, Outcome
 
-ENDS = frozenset({Outcome.DONE, Outcome.REFUSED, Outcome.FAILED})
+_DONE = frozenset({Outcome.DONE, Outcome.REFUSED, Outcome.FAILED})
 
 
 def snapshot(options: argparse.Namespace, out: Output) -> int:
@@ -151,35 +151,32 @@ def _order(
     """Sign an order for the nodes that hold the data and follow it. ahead: of the JSON document, then: what to say at
     the end, both by the order's nonce."""
     nodes = nodes_named(session, holders)
-    seen = session.client.events(wait=0).cursor
-    nonce = send_order(
-        session,
-        session.state(),
-        action=action,
-        service=service,
-        nodes=nodes,
-        life=LATER,
-        volume=volume,
-        snapshot=snapshot,
-        target=target,
-        force=force,
-    )
-    try:
-        followed = follow(
+
+    def send() -> str:
+        return send_order(
             session,
-            nonce=nonce,
+            session.state(),
+            action=action,
             service=service,
             nodes=nodes,
-            timeout=options.timeout or SLACK,
-            ends=ENDS,
-            events_after=seen,
+            life=LATER,
+            volume=volume,
+            snapshot=snapshot,
+            target=target,
+            force=force,
+        )
+
+    try:
+        followed = send_and_follow(
+            session, send, service=service, nodes=nodes, timeout=options.timeout or SLACK, ends=_DONE
         )
     except KeyboardInterrupt:
         interrupted(service, what, undo=f"nebh volume snapshots {service}")
         return INTERRUPTED
-    status = report_on(session.out, followed, service, failure_of(followed, what=what), more=ahead(nonce))
-    if not session.out.json_wanted and then(nonce):
-        session.out.say(then(nonce))
+    status = report_on(session.out, followed, service, failure_of(followed, what=what), more=ahead(followed.nonce))
+    said = then(followed.nonce)
+    if said and not session.out.json_wanted:
+        session.out.say(said)
     return status
 
 

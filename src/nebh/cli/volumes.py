@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from nebh.cli.orders import LATER, report_on, send_order
+from nebh.cli.orders import LATER, report_on, send_and_follow, send_order
 from nebh.cli.output import Output, confirm
 from nebh.cli.rollout import INTERRUPTED, SLACK, interrupted
 from nebh.cli.session import Session
 from nebh.cli.show import clock
-from nebh.cli.watch import ENDS, failure_of, follow
+from nebh.cli.watch import failure_of
 from nebh.model.api import NodeView
 from nebh.model.errors import BadInput, NotFound
 from nebh.model.kept import SnapshotKind, SnapshotRow, VolumeRow
@@ -111,27 +111,21 @@ def restore(session: Session, options: argparse.Namespace, out: Output, *, count
     )
     if not confirm(f"Go back to {what}? What was written since is put aside.", yes=options.yes):
         raise BadInput("nothing was changed: nobody agreed", hint="--yes agrees in scripts")
-    seen = session.client.events(wait=0).cursor
-    nonce = send_order(
-        session,
-        session.state(),
-        action=Action.RESTORE,
-        service=service,
-        nodes=nodes,
-        life=LATER,
-        counter=counter,
-        snapshot=snapshot,
-    )
-    try:
-        followed = follow(
+
+    def send() -> str:
+        return send_order(
             session,
-            nonce=nonce,
+            session.state(),
+            action=Action.RESTORE,
             service=service,
             nodes=nodes,
-            timeout=options.timeout or SLACK,
-            ends=ENDS,
-            events_after=seen,
+            life=LATER,
+            counter=counter,
+            snapshot=snapshot,
         )
+
+    try:
+        followed = send_and_follow(session, send, service=service, nodes=nodes, timeout=options.timeout or SLACK)
     except KeyboardInterrupt:
         interrupted(service, f"restoring the data of {service}", undo=f"nebh volume undo {service}")
         return INTERRUPTED
