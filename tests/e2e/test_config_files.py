@@ -39,3 +39,21 @@ def test_a_layer_changes_a_file_and_a_rollback_brings_it_back(cloud, disk_folder
     assert word(cloud) == "one"
     # what cannot be rendered is never signed
     assert cloud.nebh_json("config", "history", "cluster")["layers"][0]["version"] == 1
+
+
+def test_a_file_changes_under_the_instance_and_a_rollback_brings_it_back(cloud, disk_folder):
+    (disk_folder / "tiny").mkdir(exist_ok=True)
+    more = FILES.replace("text: ", "on_change: reload\n    signal: USR1\n    text: ").replace("word }}", "other }}")
+    spec = write_service(disk_folder / "tiny", page="tiny live", more=more.replace("{word:", "{other:"))
+    cloud.nebh("deploy", str(spec))
+    (before,) = cloud.serving("web")
+    done = cloud.nebh_json("config", "set", "cluster", "other=three")
+    assert [one["on_change"] for one in done["releases"][0]["files"]] == ["reload"]
+    assert word(cloud) == "three"
+    cloud.nebh("rollback", "web")
+    assert word(cloud) == "one"
+    (after,) = cloud.serving("web")
+    assert (after["id"], after["pid"]) == (before["id"], before["pid"]), "one instance through all of it"
+    # made anew, it has the files of its release
+    cloud.nebh("restart", "web")
+    assert word(cloud) == "one"

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,17 @@ from nebh.testing.tiny_service import write_service
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
-USES = "secrets:\n  - {name: db, signal: USR1}\n  - {name: made, generate: 32 alnum}\n"
+USES = """secrets:
+  - {name: db, signal: USR1}
+  - {name: made, generate: 32 alnum}
+files:
+  - {path: /etc/web.conf, text: "{{ word }} on {{ nebh.node }}\\n"}
+  - {path: /www/word.txt, text: "{{ word }}\\n", on_change: reload, signal: USR1}
+config:
+  schema: {word: {type: text, default: one}}
+volumes:
+  data: {class: state, path: /data, size: 8M}
+"""
 FIRST, SECOND, LOST, HELD = Canary(), Canary(), Canary(), Canary()
 ALL = (FIRST, SECOND, LOST, HELD)
 
@@ -68,9 +78,22 @@ def files_of(cloud: Cloud) -> Search:
     for name in ("config", "cache", "home"):
         search.tree(name, cloud.folder / name)
     search.text("up.log", (cloud.folder / "up.log").read_bytes())
+    for path in backup_stores(cloud):
+        search.tree("backup store", path)
+    search.tree("mirror", mirror_of(cloud))
     for path in (*Path("/dev/shm").glob("nebh-*"), *Path("/tmp").glob("nebh-trace-*")):
         search.tree("left behind", path) if path.is_dir() else search.text(str(path), path.read_bytes())
     return search
+
+
+def backup_stores(cloud: Cloud) -> list[Path]:
+    """Return every folder of the cloud or beside it that a backup store may be in."""
+    return sorted({path for path in cloud.folder.glob("*backup*") if path.is_dir()})
+
+
+def mirror_of(cloud: Cloud) -> Path:
+    """Return the folder that is filled as a mirror."""
+    return cloud.folder / "mirror"
 
 
 def api_answers(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
@@ -91,6 +114,7 @@ def test_1_set_deployed_and_read_by_the_service_alone(
     cloud: Cloud, disk_folder: Path, said: Said, watch: Search
 ) -> None:
     spec = write_service(disk_folder, more=USES)
+    (disk_folder / "web" / "data").mkdir()
     said.take("plan", cloud.nebh("plan", str(spec), accept=tuple(range(9))))
     refused = said.take("deploy", cloud.nebh("deploy", "--yes-widen", str(spec), accept=(2,)))
     assert b"nebh secret set web/db" in refused.stderr
@@ -111,6 +135,24 @@ def test_2_rotated_without_a_release_and_receipted(cloud: Cloud, said: Said, wat
     assert seen(cloud, "made") != made
     (after,) = cloud.serving("web")
     assert (after["id"], after["pid"]) == (before["id"], before["pid"])
+
+
+def test_2b_config_and_data_move_beside_it(cloud: Cloud, said: Said, watch: Search) -> None:
+    """A reload, a layer, a restart with its snapshot, a rollback with the data: all with the secrets in place."""
+    (before,) = cloud.serving("web")
+    said.take("config", cloud.nebh("config", "set", "cluster", "word=two"))
+    said.take("explain", cloud.nebh("config", "explain", "web", "--file", "/www/word.txt", "--json"))
+    said.take("restart", cloud.nebh("restart", "web"))
+    (after,) = cloud.serving("web")
+    assert after["id"] != before["id"]
+    for words in (
+        ("volume", "list"),
+        ("volume", "snapshots", "web"),
+        ("config", "history"),
+        ("config", "get", "cluster"),
+    ):
+        said.take(" ".join(words), cloud.nebh(*words, "--json"))
+    assert seen(cloud) == SECOND.value
 
 
 def test_3_failures_say_nothing_of_it(cloud: Cloud, disk_folder: Path, said: Said, watch: Search) -> None:
@@ -197,7 +239,21 @@ def test_6_nothing_that_was_written_printed_or_run_holds_it(
             said.take(" ".join(words), cloud.nebh(*words, *form, accept=tuple(range(10))))
     said.take("status", cloud.nebh_executor("status", "--json"))
     said.take("inspect", cloud.nebh_executor("inspect", "web", accept=tuple(range(10))))
+    said.take(
+        "push",
+        cloud.nebh(
+            "image",
+            "push",
+            str(disk_folder / "web"),
+            "--config-of",
+            "web",
+            "--to",
+            str(mirror_of(cloud)),
+            accept=tuple(range(10)),
+        ),
+    )
     search = files_of(cloud)
+    assert any(one.is_file() for one in mirror_of(cloud).rglob("*")), said.outputs[-1]
     for what, data in (*said.outputs, *api_answers(cloud)):
         search.text(what, data)
     assert search.places > 200
@@ -216,42 +272,110 @@ STORES = (
     "run",
     "config",
     "cache",
+    "configs",
+    "objects",
+    "volumes",
+    "mirror",
+    "backup",
+    "controller's database",
+    "traceback",
+    "core dump",
     "outputs",
     "processes",
+    "API",  # the last one: what it plants stays in a log
 )
+
+
+def planted_row(database: Path) -> Iterator[None]:
+    """Hold a row with the canary in a database for a moment."""
+    with sqlite3.connect(database, timeout=30) as connection:
+        connection.execute("CREATE TABLE planted (value BLOB)")
+        connection.execute("INSERT INTO planted VALUES (?)", (FIRST.value,))
+    connection.close()
+    yield
+    with sqlite3.connect(database, timeout=30) as connection:
+        connection.execute("DROP TABLE planted")
+    connection.close()
+
+
+def planted_file(folder: Path) -> Iterator[None]:
+    """Hold a file with the canary in a folder for a moment."""
+    folder.mkdir(exist_ok=True)
+    planted = folder / "planted"
+    planted.write_bytes(b"a line\n" + FIRST.value + b"\n")
+    yield
+    planted.unlink()
+
+
+def planted_core(folder: Path) -> Iterator[None]:
+    """Hold what a core dump is, large and mostly holes, for a moment."""
+    core = folder / "core.4711"
+    with core.open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek(700 << 20)
+        file.write(FIRST.value)
+    yield
+    core.unlink()
+
+
+def searched_while(planting: Callable[[], Iterator[None]], cloud: Cloud) -> Search:
+    with contextlib.contextmanager(planting)():
+        return files_of(cloud)
+
+
+def said_while(cloud: Cloud, store: str) -> Search:
+    """Plant the canary in what is said, not in what is written."""
+    search, needle = Search(*ALL), FIRST.value
+    if store == "outputs":
+        search.text("an output", b"value: " + needle.hex().encode())
+    elif store == "processes":
+        with ProcessWatch(search, every=0.01):
+            subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)", needle.decode()], check=True)
+    elif store == "traceback":
+        done = subprocess.run([sys.executable, "-c", f"raise ValueError({needle!r})"], capture_output=True, check=False)
+        search.text("a traceback", done.stderr)
+    else:
+        (one,) = cloud.serving("web")
+        with (cloud.layout.logs / one["id"] / "ctr.log").open("ab") as log:  # as its program would print it
+            log.write(b"2026-01-01T00:00:00.000000000+00:00 stdout F " + needle + b"\n")
+        for what, data in api_answers(cloud):
+            search.text(what, data)
+    return search
 
 
 @pytest.mark.parametrize("store", STORES)
 def test_7_a_leak_planted_in_each_place_is_found(cloud: Cloud, store: str) -> None:
-    needle = FIRST.value
+    layout = cloud.layout
     folders = {
-        "controller": cloud.layout.controller,
-        "agent": cloud.layout.agent,
-        "executor": cloud.layout.executor,
-        "bundles": cloud.layout.bundles,
-        "logs": cloud.layout.logs,
-        "run": cloud.layout.run,
+        "controller": layout.controller,
+        "agent": layout.agent,
+        "executor": layout.executor,
+        "bundles": layout.bundles,
+        "logs": layout.logs,
+        "run": layout.run,
         "config": cloud.folder / "config",
         "cache": cloud.folder / "cache",
+        "configs": layout.configs,
+        "objects": layout.objects,
+        "volumes": layout.state / "volumes",
+        "mirror": mirror_of(cloud),
+        "backup": cloud.folder / "backup-store",
     }
-    if store == "outputs":
-        search = Search(*ALL)
-        search.text("an output", b"value: " + needle.hex().encode())
-    elif store == "processes":
-        search = Search(*ALL)
-        with ProcessWatch(search, every=0.01):
-            subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)", needle.decode()], check=True)
+    where = store
+    if store in folders:
+        where = str(folders[store] / "planted")
+        search = searched_while(lambda: planted_file(folders[store]), cloud)
+    elif store == "core dump":
+        where = "core.4711"
+        search = searched_while(lambda: planted_core(layout.executor), cloud)
     elif store == "journal":
-        with sqlite3.connect(cloud.layout.journal, timeout=30) as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('planted', ?)", (needle.decode(),))
-        connection.close()
-        search = files_of(cloud)
-        with sqlite3.connect(cloud.layout.journal, timeout=30) as connection:
-            connection.execute("DELETE FROM meta WHERE key = 'planted'")
-        connection.close()
+        where = "journal.db"
+        search = searched_while(lambda: planted_row(layout.journal), cloud)
+    elif store == "controller's database":
+        where, database = "controller.db", layout.controller / "controller.db"
+        search = searched_while(lambda: planted_row(database), cloud)
     else:
-        planted = folders[store] / "planted"
-        planted.write_bytes(b"a line\n" + needle + b"\n")
-        search = files_of(cloud)
-        planted.unlink()
-    assert search.leaks, store
+        where = {"outputs": "an output", "processes": "process list", "traceback": "a traceback"}.get(store, "web/logs")
+        search = said_while(cloud, store)
+    # there, not where an earlier one left a trace: a database forgets a row without wiping it
+    assert [one for one in search.leaks if where in one.place], (store, search.leaks)
