@@ -251,7 +251,13 @@ POWER = (
 )
 
 
-@pytest.mark.parametrize("point", [one for one in fault_points() if not one.startswith(ELSEWHERE)])
+def point_of(name: str) -> object:
+    """Daily: after each effect and around each state. Before an effect is where the one before it left things."""
+    daily = name.endswith(".after") or name.startswith("state.")
+    return name if daily else pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("point", [point_of(one) for one in fault_points() if not one.startswith(ELSEWHERE)])
 def test_killed_and_recovered(node: Node, point: str) -> None:
     die_and_recover(node, point, power=False)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 USES = """secrets:
   - {name: db, signal: USR1}
   - {name: made, generate: 32 alnum}
+  - {name: backup-password, generate: 40 alnum}
 files:
   - {path: /etc/web.conf, text: "{{ word }} on {{ nebh.node }}\\n"}
   - {path: /www/word.txt, text: "{{ word }}\\n", on_change: reload, signal: USR1}
@@ -37,6 +39,7 @@ config:
 volumes:
   data: {class: state, path: /data, size: 8M}
 """
+BACKUP = "backup: {{password: backup-password, to: {store}, every: 300d}}\n"
 FIRST, SECOND, LOST, HELD = Canary(), Canary(), Canary(), Canary()
 ALL = (FIRST, SECOND, LOST, HELD)
 
@@ -78,17 +81,28 @@ def files_of(cloud: Cloud) -> Search:
     for name in ("config", "cache", "home"):
         search.tree(name, cloud.folder / name)
     search.text("up.log", (cloud.folder / "up.log").read_bytes())
-    for path in backup_stores(cloud):
-        search.tree("backup store", path)
+    search.tree("backup store", store_of(cloud))
     search.tree("mirror", mirror_of(cloud))
     for path in (*Path("/dev/shm").glob("nebh-*"), *Path("/tmp").glob("nebh-trace-*")):
         search.tree("left behind", path) if path.is_dir() else search.text(str(path), path.read_bytes())
     return search
 
 
-def backup_stores(cloud: Cloud) -> list[Path]:
-    """Return every folder of the cloud or beside it that a backup store may be in."""
-    return sorted({path for path in cloud.folder.glob("*backup*") if path.is_dir()})
+def store_of(cloud: Cloud) -> Path:
+    """Return the folder that backups go to."""
+    return cloud.folder / "backup-store"
+
+
+def data_of(cloud: Cloud) -> Path:
+    """Return the volume as the executor sees it; its pool is mounted nowhere else."""
+    seen = Path(f"/proc/{cloud.pid_of('executor')}/root") / cloud.layout.volumes.relative_to("/")
+    (found,) = (one for one in seen.glob("**/web.data.0") if one.parent.name == "volumes")
+    return found
+
+
+def uses(cloud: Cloud) -> str:
+    """Return the lines of the spec; without restic nothing is backed up."""
+    return USES + BACKUP.format(store=store_of(cloud)) if shutil.which("restic") else USES
 
 
 def mirror_of(cloud: Cloud) -> Path:
@@ -113,8 +127,9 @@ def api_answers(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
 def test_1_set_deployed_and_read_by_the_service_alone(
     cloud: Cloud, disk_folder: Path, said: Said, watch: Search
 ) -> None:
-    spec = write_service(disk_folder, more=USES)
+    spec = write_service(disk_folder, more=uses(cloud))
     (disk_folder / "web" / "data").mkdir()
+    store_of(cloud).mkdir(mode=0o700)
     said.take("plan", cloud.nebh("plan", str(spec), accept=tuple(range(9))))
     refused = said.take("deploy", cloud.nebh("deploy", "--yes-widen", str(spec), accept=(2,)))
     assert b"nebh secret set web/db" in refused.stderr
@@ -155,6 +170,19 @@ def test_2b_config_and_data_move_beside_it(cloud: Cloud, said: Said, watch: Sear
     assert seen(cloud) == SECOND.value
 
 
+@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed (packaging/packages.sh runtime)")
+def test_2c_a_backup_is_made_and_restored(cloud: Cloud, said: Said, watch: Search) -> None:
+    """The store is encrypted: what a backup holds is searched where it comes back, among the volumes."""
+    data_of(cloud).joinpath("note").write_text("backed up")
+    said.take("backup", cloud.nebh("backup", "run", "web", "--json"))
+    said.take("backup list", cloud.nebh("backup", "list", "web", "--json"))
+    data_of(cloud).joinpath("note").write_text("later")
+    said.take("backup restore", cloud.nebh("backup", "restore", "web", "--yes", "--json"))
+    assert data_of(cloud).joinpath("note").read_text() == "backed up"
+    assert any(store_of(cloud).rglob("snapshots/*"))
+    assert seen(cloud) == SECOND.value
+
+
 def test_3_failures_say_nothing_of_it(cloud: Cloud, disk_folder: Path, said: Said, watch: Search) -> None:
     for words, given in (
         (("secret", "set", "web/db"), LOST.value * 9000),
@@ -164,7 +192,7 @@ def test_3_failures_say_nothing_of_it(cloud: Cloud, disk_folder: Path, said: Sai
     ):
         assert said.take(" ".join(words), cloud.nebh(*words, stdin=given, accept=(2,))).status == 2
     failing = "update: {bake: 3s, drain: 1s, checks: [{http: {path: /missing}, failures: 1, interval: 200ms}]}\n"
-    spec = write_service(disk_folder, page="tiny 2", more=USES)
+    spec = write_service(disk_folder, page="tiny 2", more=uses(cloud))
     spec.write_text(spec.read_text().replace("update: {bake: 1s, drain: 1s}\n", failing))
     assert said.take("deploy", cloud.nebh("deploy", "--yes-widen", str(spec), accept=(8,))).status == 8
     assert seen(cloud) == SECOND.value
@@ -359,7 +387,7 @@ def test_7_a_leak_planted_in_each_place_is_found(cloud: Cloud, store: str) -> No
         "objects": layout.objects,
         "volumes": layout.state / "volumes",
         "mirror": mirror_of(cloud),
-        "backup": cloud.folder / "backup-store",
+        "backup": store_of(cloud),
     }
     where = store
     if store in folders:
