@@ -60,7 +60,7 @@ check: setup-python ## style, types, floors and the tests that need no root: und
 	$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff . || failed+=(format); \
 	$(TOOLS)/mypy --strict --cache-dir $(CACHE)/mypy || failed+=(mypy); \
 	PYTHONPATH=src $(TOOLS)/lint-imports --no-logo --cache-dir $(CACHE)/import_linter || failed+=(floors); \
-	$(PYTEST) -q -m 'not root and not long and not e2e' || failed+=(tests); \
+	$(PYTEST) -q -m 'not root and not long and not e2e and not slow' || failed+=(tests); \
 	[ $${#failed[@]} = 0 ] || { echo "make check: failed: $${failed[*]}" >&2; exit 1; }
 
 crash: $(SETUP) ## KILLS=100: kill -9 of everything there is, under load, and look; ARGS=--seed=S for the same again

@@ -14,6 +14,8 @@ from nebh.model.errors import BadInput, NotFound
 from nebh.model.event import Event, Severity
 from nebh.testing.mail_server import PASSWORD, USER, MailServer, make_certificate
 
+pytestmark = pytest.mark.e2e
+
 pytest.importorskip("aiosmtpd", reason="aiosmtpd is not installed: no SMTP server to speak to")
 
 

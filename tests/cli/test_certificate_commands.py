@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from nebh.model.certificate import CertificateRow
 from nebh.testing.pems import make_pem
+
+pytestmark = pytest.mark.e2e
 
 ROUTES = "routes:\n  - {host: shop.test, tls: {secret: shop-tls}}\n"
 DAY = 86_400_000

@@ -23,6 +23,8 @@ from nebh.signing.operator import ClusterFolder, load_cluster
 from nebh.signing.seal import open_box, public_of
 from nebh.signing.vault import VAULT
 
+pytestmark = pytest.mark.e2e
+
 USES = "secrets:\n  - name: db\n  - {name: made, generate: 24 hex, signal: HUP}\n"
 CANARY = "kAnaRy-7f3e"
 

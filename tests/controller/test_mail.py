@@ -28,6 +28,8 @@ from nebh.state.events import add_event
 from nebh.state.migrate import migrate
 from nebh.testing.mail_server import PASSWORD, MailServer, make_certificate
 
+pytestmark = pytest.mark.e2e
+
 pytest.importorskip("aiosmtpd", reason="aiosmtpd is not installed: no SMTP server to speak to")
 MINUTE = 60_000
 START = 1_700_000_000_000

@@ -12,6 +12,8 @@ from nebh.model.service import Check, CheckKind, Health, Update
 from nebh.model.statement import Outcome
 from nebh.model.transaction import State
 
+pytestmark = pytest.mark.slow
+
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/bad", interval=100, failures=1)
 OPEN = Check(name="open", kind=CheckKind.TCP, port=8080, interval=100)
 

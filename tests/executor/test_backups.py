@@ -18,6 +18,8 @@ from nebh.model.statement import Action, Order, Outcome
 from nebh.model.stored import Ability
 from nebh.model.volume import DataRules, Quiesce, VolumeBound, VolumeClass, VolumeMount
 
+pytestmark = pytest.mark.slow
+
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 FILES = VolumeBound(name="files", kind=VolumeClass.BULK, size=1 << 20)
 SCRATCH = VolumeBound(name="scratch", kind=VolumeClass.CACHE, size=1 << 20)

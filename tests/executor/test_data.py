@@ -24,6 +24,8 @@ from nebh.model.volume import (
     VolumeMount,
 )
 
+pytestmark = pytest.mark.slow
+
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/bad", interval=100, failures=1)
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 SHARED = VolumeBound(name="shared", kind=VolumeClass.SHARED_STATE, size=1 << 20)

@@ -18,6 +18,8 @@ from nebh.model.volume import Hook, HookPoint
 from nebh.model.work import Wanted
 from nebh.planning.config_bundle import encode_bundle
 
+pytestmark = pytest.mark.slow
+
 HUP = ConfigFile(path="/etc/hup", template="t", on_change=OnChange.RELOAD, signal="HUP")
 RUN = ConfigFile(path="/etc/run", template="t", on_change=OnChange.RELOAD, argv=("/bin/sh", "-c", "exit 0"))
 SILENT = ConfigFile(path="/etc/silent", template="t", on_change=OnChange.NOTHING)

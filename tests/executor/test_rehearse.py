@@ -17,6 +17,8 @@ from nebh.model.statement import Action, Order, Outcome
 from nebh.model.stored import Ability
 from nebh.model.volume import DataRules, Hook, HookPoint, Quiesce, VolumeBound, VolumeClass, VolumeMount
 
+pytestmark = pytest.mark.slow
+
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 CACHE = VolumeBound(name="cache", kind=VolumeClass.CACHE, size=1 << 20)
 MOUNTS = (VolumeMount(name="data", path="/data"), VolumeMount(name="cache", path="/cache"))

@@ -18,6 +18,8 @@ from nebh.signing.node_keys import ensure_node_keys
 from nebh.signing.seal import box_of, public_of, seal
 from nebh.wire import codec
 
+pytestmark = pytest.mark.slow
+
 CLUSTER, NODE = "c" * 32, "d" * 64
 DB = SecretUse(name="db", path="/run/secrets/db", signal="HUP")
 KEY = SecretUse(name="key", path="/run/secrets/key")

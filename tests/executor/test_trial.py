@@ -19,6 +19,8 @@ from nebh.model.work import Role
 from nebh.signing.statements import Seed, sign_statement
 from nebh.wire import codec
 
+pytestmark = pytest.mark.slow
+
 CONTROLLER = Seed(b"c" * 32)
 BAD = Check(name="bad", kind=CheckKind.HTTP, port=8080, path="/bad", interval=100, failures=1)
 LONG = Update(bake=600_000, checks=(BAD,), drain=100)  # good as long as /bad is not sick

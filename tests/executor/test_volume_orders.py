@@ -14,6 +14,8 @@ from nebh.model.statement import Action, Order, Outcome, Phase
 from nebh.model.volume import DataRules, Quiesce, VolumeBound, VolumeClass, VolumeMount
 from nebh.signing.statements import Seed, sign_statement
 
+pytestmark = pytest.mark.slow
+
 DATA = VolumeBound(name="data", kind=VolumeClass.STATE, size=1 << 20)
 SHARED = VolumeBound(name="shared", kind=VolumeClass.SHARED_STATE, size=1 << 20)
 CACHE = VolumeBound(name="cache", kind=VolumeClass.CACHE, size=1 << 20)

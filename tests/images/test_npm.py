@@ -19,6 +19,8 @@ from nebh.model.errors import BadInput, Conflict, Failed, NotFound
 from nebh.spec.image import parse_image
 from nebh.testing.built_images import build_text, builder_of, lock_of
 
+pytestmark = pytest.mark.slow
+
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 TEXT = """
 npm: {lock: package-lock.json, to: /app}

@@ -28,7 +28,7 @@ from nebh.images.sources.registry import copy_command, registry_places
 from nebh.model.errors import BadInput, NebhError
 from nebh.model.service import ImageSource, SourceKind
 
-pytestmark = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")]
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 PARTS = ["manifest", "config", "layer", "token"]
 LOGIN = "Basic " + base64.b64encode(b"me:secret").decode()

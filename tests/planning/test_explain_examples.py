@@ -25,6 +25,8 @@ from nebh.planning.config_render import Renderer
 from nebh.spec.layers import parse_layer
 from nebh.spec.parse import parse_spec
 
+pytestmark = pytest.mark.slow
+
 KEY = re.compile(r"^(\w+):", re.MULTILINE)
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPECS = sorted(
