@@ -73,16 +73,22 @@ def seen(cloud: Cloud, name: str = "db") -> bytes:
     return Path(f"/proc/{one['pid']}/root/run/secrets/{name}").read_bytes()
 
 
-def files_of(cloud: Cloud) -> Search:
-    """Search every file that the cloud and its operator have."""
+def files_of(cloud: Cloud, *, around: Path | None = None) -> Search:
+    """Search every file that the cloud and its operator have. around: of the places only those that this one lies in."""
     search = Search(*ALL)
-    search.tree("state", cloud.layout.state)
-    search.tree("run", cloud.layout.run)
-    for name in ("config", "cache", "home"):
-        search.tree(name, cloud.folder / name)
+    places = {
+        "state": cloud.layout.state,
+        "run": cloud.layout.run,
+        **{name: cloud.folder / name for name in ("config", "cache", "home")},
+        "backup store": store_of(cloud),
+        "mirror": mirror_of(cloud),
+    }
+    for name, root in places.items():
+        if around is None:
+            search.tree(name, root)
+        elif around.is_relative_to(root):
+            search.tree(name, around)
     search.text("up.log", (cloud.folder / "up.log").read_bytes())
-    search.tree("backup store", store_of(cloud))
-    search.tree("mirror", mirror_of(cloud))
     for path in (*Path("/dev/shm").glob("nebh-*"), *Path("/tmp").glob("nebh-trace-*")):
         search.tree("left behind", path) if path.is_dir() else search.text(str(path), path.read_bytes())
     return search
@@ -97,7 +103,7 @@ def data_of(cloud: Cloud) -> Path:
     """Return the volume as the executor sees it; its pool is mounted nowhere else."""
     seen = Path(f"/proc/{cloud.pid_of('executor')}/root") / cloud.layout.volumes.relative_to("/")
     (found,) = (one for one in seen.glob("**/web.data.0") if one.parent.name == "volumes")
-    return found
+    return found / "live" / "data"
 
 
 def uses(cloud: Cloud) -> str:
@@ -346,9 +352,9 @@ def planted_core(folder: Path) -> Iterator[None]:
     core.unlink()
 
 
-def searched_while(planting: Callable[[], Iterator[None]], cloud: Cloud) -> Search:
+def searched_while(planting: Callable[[], Iterator[None]], cloud: Cloud, *, around: Path) -> Search:
     with contextlib.contextmanager(planting)():
-        return files_of(cloud)
+        return files_of(cloud, around=around)
 
 
 def said_while(cloud: Cloud, store: str) -> Search:
@@ -392,16 +398,16 @@ def test_7_a_leak_planted_in_each_place_is_found(cloud: Cloud, store: str) -> No
     where = store
     if store in folders:
         where = str(folders[store] / "planted")
-        search = searched_while(lambda: planted_file(folders[store]), cloud)
+        search = searched_while(lambda: planted_file(folders[store]), cloud, around=folders[store])
     elif store == "core dump":
         where = "core.4711"
-        search = searched_while(lambda: planted_core(layout.executor), cloud)
+        search = searched_while(lambda: planted_core(layout.executor), cloud, around=layout.executor)
     elif store == "journal":
         where = "journal.db"
-        search = searched_while(lambda: planted_row(layout.journal), cloud)
+        search = searched_while(lambda: planted_row(layout.journal), cloud, around=layout.journal.parent)
     elif store == "controller's database":
         where, database = "controller.db", layout.controller / "controller.db"
-        search = searched_while(lambda: planted_row(database), cloud)
+        search = searched_while(lambda: planted_row(database), cloud, around=database.parent)
     else:
         where = {"outputs": "an output", "processes": "process list", "traceback": "a traceback"}.get(store, "web/logs")
         search = said_while(cloud, store)
