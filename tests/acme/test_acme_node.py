@@ -9,7 +9,7 @@ import pytest
 
 from nebh.testing.node import HOST
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 def test_got_renewed_and_kept_over_kills(node, authority):
@@ -36,7 +36,6 @@ def test_got_renewed_and_kept_over_kills(node, authority):
     assert files == []  # keys of the proxy are files only while it starts
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("point", ["certificate.install.before", "certificate.install.after"])
 def test_killed_while_the_proxy_gets_it(node, authority, point):
     node.end_executor()
@@ -48,7 +47,6 @@ def test_killed_while_the_proxy_gets_it(node, authority, point):
     assert authority.asked() == [HOST]  # it was journalled: nobody was asked twice
 
 
-@pytest.mark.long
 def test_killed_while_the_authority_signs(node, authority):
     authority.say(slow=3)
     node.deploy_acme(authority)
@@ -60,7 +58,6 @@ def test_killed_while_the_authority_signs(node, authority):
     assert len(authority.asked()) == 2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "more", "said"),
     [
@@ -90,7 +87,6 @@ def test_what_the_authority_gives_is_looked_at(node, authority, mode, more, said
     assert node.certificate()["next_try"] > time.time() * 1000 + 20_000
 
 
-@pytest.mark.long
 def test_an_authority_that_is_down_and_one_that_cannot_see_the_host(node, authority):
     authority.process.kill()
     authority.process.wait(10)

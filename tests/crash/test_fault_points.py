@@ -251,6 +251,11 @@ POWER = (
 )
 
 
+def some_daily(*names: str) -> list[object]:
+    """Two of them daily, all of them in the long tests."""
+    return [*names[:2], *(pytest.param(one, marks=pytest.mark.long) for one in names[2:])]
+
+
 def point_of(name: str) -> object:
     """Daily: after each effect and around each state. Before an effect is where the one before it left things."""
     daily = name.endswith(".after") or name.startswith("state.")
@@ -272,7 +277,7 @@ SLOWLY = {
 }
 
 
-@pytest.mark.parametrize("point", SLOWLY)
+@pytest.mark.parametrize("point", some_daily(*SLOWLY))
 def test_killed_on_the_slow_way_back(node: Node, point: str) -> None:
     """What cannot go back at once, since the old side does not run, journals ROLLING_BACK first."""
     die_and_recover(node, point, power=False, slowly=True)
@@ -288,7 +293,7 @@ TOLD = (
 )
 
 
-@pytest.mark.parametrize("point", TOLD)
+@pytest.mark.parametrize("point", some_daily(*TOLD))
 def test_killed_while_told_to_go_back(node: Node, point: str) -> None:
     """The switch comes before the journal: until the commit nothing was said, and the same bytes are taken again."""
     old = node.instances("serving")[0]["counter"]
