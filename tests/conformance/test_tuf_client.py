@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import MetaFile
 
+pytestmark = pytest.mark.slow
+
 CLIENT = Path(__file__).with_name("tuf_client")
 
 

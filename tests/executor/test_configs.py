@@ -15,6 +15,8 @@ from nebh.model.errors import Refused
 from nebh.model.statement import Outcome
 from nebh.planning.config_bundle import encode_bundle
 
+pytestmark = pytest.mark.slow
+
 FILES = (ConfigFile(path="/etc/app.conf", template="app", mode=0o400),)
 PARTS = (
     Part(layer="cluster", version=1, values={"who": "world"}),

@@ -14,6 +14,8 @@ from nebh.host.build_sandbox import Bounds, BuildSandbox, SandboxEnd, give_to_bu
 from nebh.model.errors import NotFound
 from nebh.testing.container_rig import busybox
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SH = ("/bin/busybox", "sh", "-e", "-c")
 

@@ -18,6 +18,8 @@ from nebh.images.pack import PackLimits
 from nebh.model.errors import BadInput
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
 
+pytestmark = pytest.mark.slow
+
 
 def reader(old: bytes):
     return lambda offset, length: old[offset : offset + length]

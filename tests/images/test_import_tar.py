@@ -25,6 +25,8 @@ from nebh.model.errors import BadInput
 from nebh.model.image import EntryType, LintRule
 from nebh.model.service import ImageSource, SourceKind
 
+pytestmark = pytest.mark.slow
+
 
 def member(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)

@@ -19,6 +19,8 @@ from nebh.model.errors import BadInput
 from nebh.model.image import EntryType
 from nebh.testing.built_images import build_text
 
+pytestmark = pytest.mark.slow
+
 FILE, FOLDER, LINK, DEVICE = 0o100000, 0o040000, 0o120000, 0o020000
 
 

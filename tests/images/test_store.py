@@ -17,6 +17,8 @@ from nebh.images.trees import FIXED_TIME
 from nebh.model.errors import BadInput, NotFound
 from nebh.model.image import EntryType, TreeEntry, TreeManifest
 
+pytestmark = pytest.mark.slow
+
 
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

@@ -19,6 +19,8 @@ from nebh.model.rendering import NodeRendering
 from nebh.planning.config_bundle import encode_bundle
 from nebh.wire import codec
 
+pytestmark = pytest.mark.slow
+
 NODES = (NodeFacts(name="n1", groups=("eu",)), NodeFacts(name="n2"))
 PARTS = (
     Part(layer="cluster", version=1, values={"who": "world"}),
