@@ -54,7 +54,7 @@ test-long: $(SETUP) ## the long ones too
 	@[ "$(UID)" != 0 ] || packaging/packages.sh guest
 	@$(SETTLED) $(PYTEST) $(SOURCES) --long
 
-check: setup-python ## style, types, floors and the tests that need no root: under two minutes
+check: setup-python ## style, types, floors and the quick tests that need no root: under two minutes
 	@failed=(); \
 	$(TOOLS)/ruff check --output-format concise --cache-dir $(CACHE)/ruff . || failed+=(ruff); \
 	$(TOOLS)/ruff format --check --cache-dir $(CACHE)/ruff . || failed+=(format); \
